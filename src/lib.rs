@@ -1,0 +1,14 @@
+//! fansync keeps rsync targets the same as a live directory tree. See ARCHITECTURE.md for the bird's-eye view.
+//!
+//! ```text
+//!  kernel ─ inotify fd ─► shard (mio loop) ─┐                     ┌► target A: ChangeSet ► draft ► lane ► rsync ► A
+//!  kernel ─ inotify fd ─► shard (mio loop) ─┼─ ArrayQueue ─► dispatcher ─► target B: …
+//!                                           ┘   (bounded)   (per root) ▲
+//!                                                                      └── reports of the lanes ◄── rsync
+//! ```
+//!
+//! The modules stand in the order in which data moves; a module imports only from those above it.
+
+pub mod lab;
+pub mod path;
+pub mod target;

@@ -9,6 +9,8 @@
 //!
 //! The modules stand in the order in which data moves; a module imports only from those above it.
 
+pub mod event;
 pub mod lab;
 pub mod path;
+pub mod sys;
 pub mod target;

@@ -1,0 +1,5 @@
+//! What the kernel said: bytes decoded to events. Pure.
+
+mod decode;
+
+pub use decode::{Event, EventKind, Record, decode};

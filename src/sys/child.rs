@@ -1,0 +1,118 @@
+//! Child processes: what they inherit, how their end is seen, how their group is stopped.
+
+use std::io::{self, Seek as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitIdOptions};
+
+/// Descriptors from here on are kept for children, clear of the low numbers that programs expect for themselves.
+const INHERITED_FROM: RawFd = 100;
+
+/// A descriptor that children inherit (it is *not* closed on exec), under the same number.
+#[derive(Debug)]
+pub struct Inherited(OwnedFd);
+
+impl Inherited {
+    /// Duplicates `fd` for the children.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    pub fn duplicate(fd: impl AsFd) -> io::Result<Self> {
+        let copy = rustix::io::fcntl_dupfd_cloexec(fd, INHERITED_FROM)?;
+        rustix::io::fcntl_setfd(&copy, rustix::io::FdFlags::empty())?;
+        Ok(Self(copy))
+    }
+
+    /// Its number, the same in every child.
+    #[must_use]
+    pub fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Inherited {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A memory file that holds `bytes`, positioned at its start: a child's standard input that is complete before the
+/// child exists, so that no crash of ours can cut a list in the middle of a path.
+///
+/// # Errors
+/// Those of memfd_create(2) and write(2).
+pub fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create("fansync-list", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// A process that nobody has reaped yet, seen through its pidfd.
+#[derive(Debug)]
+pub struct Reaper {
+    pidfd: OwnedFd,
+    group: Pid,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It called exit.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+}
+
+impl Reaper {
+    /// Opens the pidfd of a child that leads its own process group and has not been waited for (pidfd_open(2)).
+    ///
+    /// # Errors
+    /// `EMFILE`, or `ESRCH` when somebody reaped it before.
+    pub fn open(child: &std::process::Child) -> io::Result<Self> {
+        let group = Pid::from_child(child);
+        Ok(Self { pidfd: rustix::process::pidfd_open(group, PidfdFlags::empty())?, group })
+    }
+
+    /// Readable when the process has ended; for `mio::unix::SourceFd`.
+    #[must_use]
+    pub fn raw(&self) -> RawFd {
+        self.pidfd.as_raw_fd()
+    }
+
+    /// Reaps the child if it has ended (`waitid(P_PIDFD)`).
+    ///
+    /// # Errors
+    /// Those of waitid(2).
+    pub fn try_reap(&self) -> io::Result<Option<Ended>> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let Some(status) = rustix::process::waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options)? else {
+            return Ok(None);
+        };
+        Ok(Some(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ended::Code(code),
+            (None, signal) => Ended::Signal(signal.unwrap_or(0)),
+        }))
+    }
+
+    /// Asks the whole group to end.
+    pub fn terminate_group(&self) {
+        let _gone_already = rustix::process::kill_process_group(self.group, Signal::TERM);
+    }
+
+    /// Ends the whole group.
+    pub fn kill_group(&self) {
+        let _gone_already = rustix::process::kill_process_group(self.group, Signal::KILL);
+    }
+}
+
+/// Makes the kernel kill this process when the thread that started it ends (prctl(2), `PR_SET_PDEATHSIG`).
+/// Returns whether the parent is still `parent`: it may have died before the call.
+///
+/// # Errors
+/// Those of prctl(2).
+pub fn die_with_parent(parent: u32) -> io::Result<bool> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    Ok(rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().get().unsigned_abs() == parent))
+}

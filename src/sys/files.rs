@@ -1,0 +1,175 @@
+//! Files below a held root: opened without following a symlink, looked at, listed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+
+use super::clock::WallTime;
+use crate::path::RelPath;
+
+/// What kind of entry a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EntryType {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A FIFO, a socket or a device node.
+    Special,
+}
+
+impl EntryType {
+    fn of(file_type: FileType) -> Self {
+        match file_type {
+            FileType::RegularFile => Self::File,
+            FileType::Directory => Self::Directory,
+            FileType::Symlink => Self::Symlink,
+            _ => Self::Special,
+        }
+    }
+}
+
+/// Which inode: unique on one machine while it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// Device of the file system (btrfs: of the subvolume).
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+/// What an lstat tells of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Its kind.
+    pub entry_type: EntryType,
+    /// Which inode.
+    pub identity: Identity,
+    /// Names that the inode has; 0 for a removed directory that is still open.
+    pub links: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// When the inode last changed; cannot be set by programs.
+    pub changed: WallTime,
+}
+
+/// One entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name, never `.` or `..`.
+    pub name: Vec<u8>,
+    /// The kind; `None` where the file system does not tell (`DT_UNKNOWN`).
+    pub entry_type: Option<EntryType>,
+    /// The inode number.
+    pub inode: u64,
+}
+
+/// Opens an absolute directory, following symlinks in its path: this is the root as the operator named it.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_root(path: &std::path::Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Opens a directory below `root` without passing a symlink or leaving the root
+/// (openat2(2): `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`).
+///
+/// # Errors
+/// `ENOENT`, `ENOTDIR`, `ELOOP` (a component is a symlink), `EACCES`, `ENAMETOOLONG`, …
+pub fn open_directory(root: BorrowedFd<'_>, path: &RelPath) -> io::Result<OwnedFd> {
+    open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+}
+
+/// As [`open_directory`], but only as a place to look names up from: needs no read permission.
+///
+/// # Errors
+/// As [`open_directory`].
+pub fn open_place(root: BorrowedFd<'_>, path: &RelPath) -> io::Result<OwnedFd> {
+    open_beneath(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
+}
+
+fn open_beneath(root: BorrowedFd<'_>, path: &RelPath, flags: OFlags) -> io::Result<OwnedFd> {
+    let name: &[u8] = if path.is_root() { b"." } else { path.as_bytes() };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(root, name, flags, Mode::empty(), resolve) {
+            Ok(fd) => return Ok(fd),
+            // openat2(2): EAGAIN when a rename elsewhere raced with the look-up of `..`; it asks to be tried again.
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Looks at `name` in the open directory `place`, never through a symlink.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn status_at(place: BorrowedFd<'_>, name: &[u8]) -> io::Result<Status> {
+    statx(place, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Looks at the open file itself.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn status_of(fd: impl AsFd) -> io::Result<Status> {
+    statx(fd.as_fd(), b"", AtFlags::EMPTY_PATH)
+}
+
+/// Looks at an absolute path, following symlinks: what the operator's configuration means right now.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn status_of_path(path: &std::path::Path) -> io::Result<Status> {
+    use std::os::unix::ffi::OsStrExt as _;
+    statx(rustix::fs::CWD, path.as_os_str().as_bytes(), AtFlags::empty())
+}
+
+fn statx(place: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Status> {
+    let wanted = StatxFlags::TYPE
+        | StatxFlags::MODE
+        | StatxFlags::NLINK
+        | StatxFlags::INO
+        | StatxFlags::SIZE
+        | StatxFlags::CTIME;
+    let found = rustix::fs::statx(place, name, flags | AtFlags::STATX_DONT_SYNC, wanted)?;
+    Ok(Status {
+        entry_type: EntryType::of(FileType::from_raw_mode(u32::from(found.stx_mode))),
+        identity: Identity {
+            device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+            inode: found.stx_ino,
+        },
+        links: found.stx_nlink,
+        size: found.stx_size,
+        changed: WallTime(
+            found.stx_ctime.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(found.stx_ctime.tv_nsec)),
+        ),
+    })
+}
+
+/// Lists an open directory, calling `each` for every entry but `.` and `..`, in the kernel's order.
+///
+/// # Errors
+/// Those of getdents64(2).
+pub fn list(directory: impl AsFd, mut each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    let mut reader = rustix::fs::RawDir::new(directory, buffer.spare_capacity_mut());
+    while let Some(entry) = reader.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let entry_type = match entry.file_type() {
+            FileType::Unknown => None,
+            known => Some(EntryType::of(known)),
+        };
+        each(name, entry_type, entry.ino());
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The kernel's calls, each wrapped once: named after the syscall, owned types in and out, no policy.
+//!
+//! All of them go through rustix, so the crate holds no `unsafe` of its own; what rustix cannot do would stand here.
+
+pub mod child;
+pub mod clock;
+pub mod files;
+pub mod inotify;
+pub mod lock;

@@ -9,8 +9,10 @@
 //!
 //! The modules stand in the order in which data moves; a module imports only from those above it.
 
+pub mod change;
 pub mod event;
 pub mod lab;
 pub mod path;
 pub mod sys;
 pub mod target;
+pub mod tree;

@@ -1,0 +1,160 @@
+//! A mark: "this may differ".
+
+use crate::path::RelPath;
+use crate::sys::clock::WallTime;
+
+/// How much may differ. Each kind contains the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MarkKind {
+    /// The directory's own mode, owner or times; nothing inside. Sent lazily, conflicts with nothing beneath.
+    Attributes,
+    /// This name: content, attributes, type, or that it is gone.
+    Point,
+    /// The names in this directory, with deletes; subdirectories are not entered.
+    Listing,
+    /// Everything beneath.
+    Subtree,
+}
+
+/// How sure size and mtime are, as rsync's quick check compares them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Size and mtime tell.
+    Compare,
+    /// Files whose ctime is at or after this may have new content under an old mtime: they are sent whatever size
+    /// and mtime say.
+    Since(WallTime),
+    /// A write was seen, or everything here is new: sent whatever size and mtime say (`-I`).
+    Resend,
+}
+
+impl Content {
+    /// What satisfies both.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Resend, _) | (_, Self::Resend) => Self::Resend,
+            (Self::Since(one), Self::Since(two)) => Self::Since(one.min(two)),
+            (Self::Since(since), Self::Compare) | (Self::Compare, Self::Since(since)) => Self::Since(since),
+            (Self::Compare, Self::Compare) => Self::Compare,
+        }
+    }
+
+    /// Whether a mark above with this content does all that a *pending* mark beneath with `other` asks for. A write
+    /// that was seen after `Since` moved the file's ctime past it, so `Since` covers it.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Resend, _) | (_, Self::Compare) => true,
+            (Self::Since(mine), Self::Since(theirs)) => mine <= theirs,
+            (Self::Since(_), Self::Resend) => true,
+            (Self::Compare, Self::Since(_) | Self::Resend) => false,
+        }
+    }
+}
+
+/// What a user is waiting for goes before what the agent wants to be sure of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// A change just made.
+    Live,
+    /// Cold start, verify, recovery.
+    Background,
+}
+
+/// How far the change has come, for the settle policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// As far as the kernel told, nobody is writing: closed, renamed, deleted, linked, chmod.
+    Complete,
+    /// Written to and not closed yet.
+    Writing,
+    /// Nobody waits for it: attributes of a directory that follow from changes inside it.
+    Lazy,
+}
+
+/// "This may differ", as a shard, a walker or a worker says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Where.
+    pub path: RelPath,
+    /// How much.
+    pub kind: MarkKind,
+    /// How sure size and mtime are.
+    pub content: Content,
+    /// How urgent.
+    pub priority: Priority,
+    /// Settle hint.
+    pub stage: Stage,
+    /// A directory of this name is gone: whatever was marked beneath it is covered by this mark.
+    pub gone_directory: bool,
+    /// The name appeared or went, so its parent directory's own times changed too.
+    pub changes_names: bool,
+    /// Made from another name of the same inode; does not spread further.
+    pub derived: bool,
+    /// Its file is known to be large: the large lane takes it.
+    pub large: bool,
+}
+
+impl Mark {
+    /// A live, complete mark whose content is compared by size and mtime.
+    #[must_use]
+    pub fn new(path: RelPath, kind: MarkKind) -> Self {
+        Self {
+            path,
+            kind,
+            content: Content::Compare,
+            priority: Priority::Live,
+            stage: Stage::Complete,
+            gone_directory: false,
+            changes_names: true,
+            derived: false,
+            large: false,
+        }
+    }
+
+    /// The same with another content rule.
+    #[must_use]
+    pub fn content(mut self, content: Content) -> Self {
+        self.content = content;
+        self
+    }
+
+    /// The same with another priority.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// The same with another stage.
+    #[must_use]
+    pub fn stage(mut self, stage: Stage) -> Self {
+        self.stage = stage;
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_joins_and_covers_for_every_pair() {
+        let (early, late) = (Content::Since(WallTime(1)), Content::Since(WallTime(2)));
+        let check = |older: Content, newer: Content, joined: Content, covers: bool| {
+            assert_eq!(older.join(newer), joined, "{older:?} with {newer:?}");
+            assert_eq!(older.covers(newer), covers, "{older:?} over {newer:?}");
+        };
+        check(Content::Compare, Content::Compare, Content::Compare, true);
+        check(Content::Compare, early, early, false);
+        check(Content::Compare, Content::Resend, Content::Resend, false);
+        check(early, Content::Compare, early, true);
+        check(early, late, early, true);
+        check(late, early, early, false);
+        check(early, Content::Resend, Content::Resend, true);
+        check(Content::Resend, Content::Compare, Content::Resend, true);
+        check(Content::Resend, early, Content::Resend, true);
+        check(Content::Resend, Content::Resend, Content::Resend, true);
+    }
+}

@@ -1,0 +1,13 @@
+//! What is dirty: marks, the change set of one target, the settle policy. Pure.
+//!
+//! An event is a hint that a name may differ. Every hint, and every loss of hints, becomes a [`Mark`]; a mark is
+//! cleared only by a transfer that began after the mark's last event and was acknowledged.
+
+mod mark;
+mod set;
+mod settle;
+mod trie;
+
+pub use mark::{Content, Mark, MarkKind, Priority, Stage};
+pub use set::{BatchId, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Now, Tally, Want};
+pub use settle::SettleOptions;

@@ -1,0 +1,781 @@
+//! The change set of one target: which paths may differ, which of them are under way, what goes next.
+//!
+//! Invariants:
+//! - A mark leaves only by an acknowledged transfer that was taken after the mark's last event, or into a mark that
+//!   covers it.
+//! - Two batches in flight never overlap: no path of one lies at or beneath a path of the other. `Attributes` marks
+//!   are the exception: they touch nothing beneath.
+//! - No more than `marks_max` marks are pending: beyond that they widen, and lose nothing by it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use super::mark::{Content, Mark, MarkKind, Priority, Stage};
+use super::settle::{Heat, SettleOptions, Times};
+use super::trie::{NodeId, ROOT, Trie, Weigh};
+use crate::path::RelPath;
+use crate::sys::clock::WallTime;
+
+/// Both clocks at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// For pauses and latencies.
+    pub instant: Instant,
+    /// For comparing with a ctime.
+    pub wall: WallTime,
+}
+
+/// One batch; ascending within a change set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId(pub u64);
+
+/// The limits of a change set.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangeSetOptions {
+    /// Settle times.
+    pub settle: SettleOptions,
+    /// Pending marks before they widen. Default 200,000, about 250 bytes each.
+    pub marks_max: usize,
+}
+
+/// How far before its event a file's ctime may lie: stamps are taken at the start of a write and of a mapped page's
+/// first store. Unit: time. Why 120 s: notes/kernel.md 7.2, 40 s is the least that is sound.
+const CTIME_SLACK: Duration = Duration::from_secs(120);
+
+/// Candidates looked at in one `take`. Why: bounds the time when many are blocked by one batch in flight.
+const CANDIDATES_MAX: usize = 20_000;
+
+/// Which kind of rsync run a draft becomes. The kinds never mix in one run (notes/rsync.md 0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Points and attributes.
+    Points,
+    /// Listings.
+    Listing,
+    /// Subtrees.
+    Subtree,
+}
+
+/// What a lane asks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Want {
+    /// Large files only, or everything else only.
+    pub large: bool,
+    /// Background marks too, when no live one is due.
+    pub background: bool,
+    /// Marks in the draft at most.
+    pub marks_max: usize,
+}
+
+/// Marks taken for one lane; in flight until [`ChangeSet::conclude`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// Names the batch.
+    pub batch: BatchId,
+    /// The kind of run.
+    pub class: Class,
+    /// The marks' priority.
+    pub priority: Priority,
+    /// Taken for the large lane.
+    pub large: bool,
+    /// The marks, sorted by path.
+    pub marks: Vec<DraftMark>,
+}
+
+/// One mark of a draft.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DraftMark {
+    /// Where.
+    pub path: RelPath,
+    /// How much.
+    pub kind: MarkKind,
+    /// How sure size and mtime are.
+    pub content: Content,
+    /// Made from another name of the same inode.
+    pub derived: bool,
+    /// Failures so far.
+    pub attempts: u32,
+}
+
+/// What becomes of a mark whose batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is on the target.
+    Done,
+    /// Not sent, through no fault of the path: pending again, with the large lane if so.
+    Again {
+        /// Whether the large lane shall take it.
+        large: bool,
+    },
+    /// The path failed: pending again, not before this moment.
+    Retry {
+        /// When at the earliest.
+        not_before: Instant,
+        /// In a batch of its own, because nobody could tell which path of its batch failed.
+        alone: bool,
+    },
+}
+
+/// What a concluded batch did.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// First events of the live marks that are done.
+    pub done_live: Vec<Instant>,
+    /// Background marks that are done.
+    pub done_background: usize,
+    /// Marks that are pending again.
+    pub returned: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Pending {
+    kind: MarkKind,
+    content: Content,
+    priority: Priority,
+    times: Times,
+    derived: bool,
+    large: bool,
+    alone: bool,
+    attempts: u32,
+    sequence: u64,
+    due: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Flight {
+    kind: MarkKind,
+    content: Content,
+    priority: Priority,
+    first: Instant,
+    derived: bool,
+    large: bool,
+    attempts: u32,
+}
+
+#[derive(Debug, Default)]
+struct Value {
+    pending: Option<Pending>,
+    flight: Option<Flight>,
+    heat: Option<Heat>,
+    /// Sequence of the last event that changed this directory's own times or mode.
+    touched: u64,
+    /// The `take` that found this node due but blocked.
+    reserved: u64,
+    /// The `conclude` that looked at this directory last.
+    visited: u64,
+}
+
+impl Weigh for Value {
+    fn is_empty(&self) -> bool {
+        self.pending.is_none() && self.flight.is_none() && self.heat.is_none()
+    }
+
+    fn weight(&self) -> [u32; 2] {
+        // Attributes in flight block nothing above them.
+        let flight = self.flight.as_ref().is_some_and(|flight| flight.kind != MarkKind::Attributes);
+        [u32::from(self.pending.is_some()), u32::from(flight)]
+    }
+}
+
+const PENDING: usize = 0;
+const FLIGHT: usize = 1;
+
+#[derive(Debug)]
+struct Batch {
+    nodes: Vec<NodeId>,
+    started: u64,
+}
+
+/// Key of a due queue: due, sequence, node.
+type Turn = (Instant, u64, NodeId);
+
+/// The change set of one target.
+#[derive(Debug)]
+pub struct ChangeSet {
+    options: ChangeSetOptions,
+    trie: Trie<Value>,
+    queues: [BTreeSet<Turn>; 4],
+    cooling: BTreeSet<(Instant, NodeId)>,
+    batches: HashMap<BatchId, Batch>,
+    sequence: u64,
+    epoch: u64,
+    widened: u64,
+}
+
+fn lane(priority: Priority, large: bool) -> usize {
+    match (priority, large) {
+        (Priority::Live, false) => 0,
+        (Priority::Live, true) => 1,
+        (Priority::Background, false) => 2,
+        (Priority::Background, true) => 3,
+    }
+}
+
+impl Pending {
+    fn lane(&self) -> usize {
+        lane(self.priority, self.large)
+    }
+
+    fn turn(&self, node: NodeId) -> Turn {
+        (self.due, self.sequence, node)
+    }
+
+    /// Whether this pending mark does all that `other`, beneath it, asks for, and no later.
+    fn covers(&self, other: &Asks, direct_child: bool) -> bool {
+        let reaches = match (self.kind, other.kind) {
+            (MarkKind::Subtree, _) => true,
+            (MarkKind::Listing, MarkKind::Attributes | MarkKind::Point) => direct_child,
+            (MarkKind::Listing, MarkKind::Listing | MarkKind::Subtree)
+            | (MarkKind::Point | MarkKind::Attributes, _) => false,
+        };
+        reaches
+            && self.priority <= other.priority
+            && self.content.covers(other.content)
+            // A mark that failed waits; what is new beneath it must not wait with it.
+            && self.attempts == 0
+    }
+
+    /// What all marks of one draft share. Points of both contents go together: the plan tells them apart, once it
+    /// knows their sizes.
+    fn shape(&self) -> (Class, std::mem::Discriminant<Content>) {
+        match self.kind {
+            MarkKind::Attributes | MarkKind::Point => (Class::Points, std::mem::discriminant(&Content::Compare)),
+            MarkKind::Listing => (Class::Listing, std::mem::discriminant(&self.content)),
+            MarkKind::Subtree => (Class::Subtree, std::mem::discriminant(&self.content)),
+        }
+    }
+
+    fn asks(&self) -> Asks {
+        Asks { kind: self.kind, content: self.content, priority: self.priority }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Asks {
+    kind: MarkKind,
+    content: Content,
+    priority: Priority,
+}
+
+/// The stage of two marks of one path: the newer event tells, but a lazy one tells nothing.
+fn merged_stage(older: Stage, newer: Stage) -> Stage {
+    match (older, newer) {
+        (_, Stage::Complete) => Stage::Complete,
+        (_, Stage::Writing) => Stage::Writing,
+        (older, Stage::Lazy) => older,
+    }
+}
+
+impl ChangeSet {
+    /// An empty change set.
+    #[must_use]
+    pub fn new(options: ChangeSetOptions) -> Self {
+        Self {
+            options,
+            trie: Trie::new(),
+            queues: Default::default(),
+            cooling: BTreeSet::new(),
+            batches: HashMap::new(),
+            sequence: 0,
+            epoch: 0,
+            widened: 0,
+        }
+    }
+
+    /// Takes note of `mark`.
+    pub fn mark(&mut self, now: Now, mark: &Mark) {
+        self.cool(now.instant);
+        self.sequence += 1;
+        let node = self.trie.reach(&mark.path);
+        self.touch(node, mark);
+        let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority };
+        if self.is_covered(node, &asks) {
+            self.trie.prune(node);
+        } else {
+            self.merge(node, now.instant, mark);
+            if let Some(first) = self.clear_beneath(node, mark, &asks) {
+                self.age(node, first);
+            }
+        }
+        if mark.path.parent().is_some_and(|parent| parent.is_root())
+            && mark.kind != MarkKind::Attributes
+            && mark.changes_names
+            && mark.priority == Priority::Live
+        {
+            // The root's own times are nobody's implied parent in a list (notes/rsync.md 1.2), so they need a mark.
+            let root = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
+            if !self.is_covered(ROOT, &Asks { kind: root.kind, content: root.content, priority: root.priority }) {
+                self.merge(ROOT, now.instant, &root);
+            }
+        }
+        if self.pending() > self.options.marks_max {
+            self.widen(now);
+        }
+    }
+
+    /// Remembers that a directory's own times changed, for [`Self::conclude`].
+    fn touch(&mut self, node: NodeId, mark: &Mark) {
+        let sequence = self.sequence;
+        if mark.kind == MarkKind::Attributes {
+            self.trie.update(node, |value| value.touched = sequence);
+        }
+        if mark.changes_names
+            && let Some(parent) = self.trie.parent(node)
+        {
+            self.trie.update(parent, |value| value.touched = sequence);
+        }
+    }
+
+    fn is_covered(&self, node: NodeId, asks: &Asks) -> bool {
+        self.trie.ancestors(node).enumerate().any(|(distance, ancestor)| {
+            self.trie.value(ancestor).pending.as_ref().is_some_and(|pending| pending.covers(asks, distance == 0))
+        })
+    }
+
+    /// Removes the pending marks that `mark` at `node` covers; returns their earliest first event.
+    fn clear_beneath(&mut self, node: NodeId, mark: &Mark, asks: &Asks) -> Option<Instant> {
+        if self.trie.beneath(node)[PENDING] == 0 {
+            return None;
+        }
+        let candidates = match (mark.gone_directory, mark.kind) {
+            (true, _) | (false, MarkKind::Subtree) => self.trie.descendants(node),
+            (false, MarkKind::Listing) => self.trie.children(node).collect(),
+            (false, MarkKind::Point | MarkKind::Attributes) => return None,
+        };
+        let mut first: Option<Instant> = None;
+        for candidate in candidates {
+            let Some(pending) = &self.trie.value(candidate).pending else { continue };
+            let theirs = pending.asks();
+            let covered = mark.gone_directory
+                || (asks.priority <= theirs.priority
+                    && asks.content.covers(theirs.content)
+                    && (asks.kind == MarkKind::Subtree || theirs.kind <= MarkKind::Point));
+            if covered {
+                first = Some(first.map_or(pending.times.first, |first| first.min(pending.times.first)));
+                self.remove_pending(candidate);
+                // What lies between the candidate and `node` may go with it; `node` itself has its mark by now.
+                self.trie.prune(candidate);
+            }
+        }
+        first
+    }
+
+    /// A mark that stands for older ones is as old as the oldest: its latency shall say so.
+    fn age(&mut self, node: NodeId, first: Instant) {
+        if let Some(mut pending) = self.remove_pending(node) {
+            pending.times.first = pending.times.first.min(first);
+            self.insert_pending(node, pending);
+        }
+    }
+
+    fn remove_pending(&mut self, node: NodeId) -> Option<Pending> {
+        let pending = self.trie.update(node, |value| value.pending.take())?;
+        self.queues[pending.lane()].remove(&pending.turn(node));
+        Some(pending)
+    }
+
+    fn insert_pending(&mut self, node: NodeId, mut pending: Pending) {
+        pending.due = self.options.settle.due(pending.times, self.trie.value(node).heat);
+        self.queues[pending.lane()].insert(pending.turn(node));
+        self.trie.update(node, |value| value.pending = Some(pending));
+    }
+
+    fn merge(&mut self, node: NodeId, now: Instant, mark: &Mark) {
+        let sequence = self.sequence;
+        let merged = match self.remove_pending(node) {
+            None => Pending {
+                kind: mark.kind,
+                content: mark.content,
+                priority: mark.priority,
+                times: Times { first: now, last: now, stage: mark.stage, not_before: None },
+                derived: mark.derived,
+                large: mark.large,
+                alone: false,
+                attempts: 0,
+                sequence,
+                due: now,
+            },
+            Some(older) => Pending {
+                kind: older.kind.max(mark.kind),
+                content: older.content.join(mark.content),
+                priority: older.priority.min(mark.priority),
+                times: Times {
+                    first: older.times.first,
+                    last: now,
+                    stage: merged_stage(older.times.stage, mark.stage),
+                    // A later event is a reason to try again; the attempts stay, so that the next pause is longer.
+                    not_before: None,
+                },
+                derived: older.derived && mark.derived,
+                large: older.large || mark.large,
+                alone: older.alone,
+                attempts: older.attempts,
+                sequence: older.sequence,
+                due: now,
+            },
+        };
+        self.insert_pending(node, merged);
+    }
+
+    /// Takes what is due for a lane, the longest due first, all of one class; `None` when nothing can go now.
+    pub fn take(&mut self, now: Instant, want: Want) -> Option<Draft> {
+        self.cool(now);
+        self.epoch += 1;
+        let priorities = if want.background { &[Priority::Live, Priority::Background][..] } else { &[Priority::Live] };
+        priorities.iter().find_map(|priority| self.take_of(now, *priority, want))
+    }
+
+    fn take_of(&mut self, now: Instant, priority: Priority, want: Want) -> Option<Draft> {
+        let due: Vec<NodeId> = self.queues[lane(priority, want.large)]
+            .iter()
+            .take_while(|turn| turn.0 <= now)
+            .take(CANDIDATES_MAX)
+            .map(|turn| turn.2)
+            .collect();
+        let mut taken: Vec<NodeId> = Vec::new();
+        let mut shape: Option<(Class, std::mem::Discriminant<Content>)> = None;
+        for node in due {
+            if taken.len() >= want.marks_max {
+                break;
+            }
+            let pending = self.trie.value(node).pending.as_ref().expect("a turn belongs to a pending mark");
+            let (kind, alone, theirs) = (pending.kind, pending.alone, pending.shape());
+            if shape.is_some_and(|shape| shape != theirs) || (alone && !taken.is_empty()) {
+                continue;
+            }
+            if self.is_blocked(node, kind) {
+                self.reserve(node, kind);
+                continue;
+            }
+            shape = Some(theirs);
+            taken.push(node);
+            if alone {
+                break;
+            }
+        }
+        let (class, _) = shape?;
+        Some(self.launch(now, class, priority, want.large, &taken))
+    }
+
+    /// Whether a batch in flight, or an older mark that waits for one, stands in the way.
+    fn is_blocked(&self, node: NodeId, kind: MarkKind) -> bool {
+        let here = self.trie.value(node);
+        if here.flight.is_some() || here.reserved == self.epoch {
+            return true;
+        }
+        // A delete, a change of type, a listing and a subtree all act on what lies beneath on the target.
+        if kind != MarkKind::Attributes && self.trie.beneath(node)[FLIGHT] > 0 {
+            return true;
+        }
+        self.trie.ancestors(node).any(|ancestor| {
+            let value = self.trie.value(ancestor);
+            value.reserved == self.epoch
+                || value.flight.as_ref().is_some_and(|flight| flight.kind != MarkKind::Attributes)
+        })
+    }
+
+    /// Keeps younger marks beneath from overtaking a blocked one for ever.
+    fn reserve(&mut self, node: NodeId, kind: MarkKind) {
+        if kind != MarkKind::Attributes {
+            let epoch = self.epoch;
+            self.trie.update(node, |value| value.reserved = epoch);
+        }
+    }
+
+    fn launch(&mut self, now: Instant, class: Class, priority: Priority, large: bool, taken: &[NodeId]) -> Draft {
+        self.sequence += 1;
+        let batch = BatchId(self.sequence);
+        let mut marks = Vec::with_capacity(taken.len());
+        for node in taken {
+            let pending = self.remove_pending(*node).expect("it was pending a moment ago");
+            let before = self.trie.value(*node).heat;
+            let heats = pending.priority == Priority::Live && pending.kind == MarkKind::Point;
+            let heat = heats.then(|| self.options.settle.heat(now, pending.times, before));
+            if let Some(heat) = heat {
+                if let Some(before) = before {
+                    self.cooling.remove(&(before.taken + self.options.settle.memory(before), *node));
+                }
+                self.cooling.insert((heat.taken + self.options.settle.memory(heat), *node));
+            }
+            marks.push(DraftMark {
+                path: self.trie.path(*node),
+                kind: pending.kind,
+                content: pending.content,
+                derived: pending.derived,
+                attempts: pending.attempts,
+            });
+            self.trie.update(*node, |value| {
+                value.heat = heat.or(before);
+                value.flight = Some(Flight {
+                    kind: pending.kind,
+                    content: pending.content,
+                    priority: pending.priority,
+                    first: pending.times.first,
+                    derived: pending.derived,
+                    large: pending.large,
+                    attempts: pending.attempts,
+                });
+            });
+        }
+        marks.sort_unstable_by(|one, two| one.path.cmp(&two.path));
+        self.batches.insert(batch, Batch { nodes: taken.to_vec(), started: self.sequence });
+        Draft { batch, class, priority, large, marks }
+    }
+
+    /// Ends a batch: each of its marks meets the fate that `fate` gives its path.
+    pub fn conclude(&mut self, now: Now, batch: BatchId, mut fate: impl FnMut(&RelPath) -> Fate) -> Tally {
+        let Some(ended) = self.batches.remove(&batch) else { return Tally::default() };
+        self.stale_directories(now, &ended);
+        let mut tally = Tally::default();
+        for node in ended.nodes {
+            self.land(now, node, &mut fate, &mut tally);
+        }
+        tally
+    }
+
+    /// Takes some paths out of a batch that goes on without them.
+    pub fn release(&mut self, now: Now, batch: BatchId, paths: &[RelPath], large: bool) {
+        let named: HashSet<NodeId> = paths.iter().filter_map(|path| self.trie.find(path)).collect();
+        let Some(running) = self.batches.get_mut(&batch) else { return };
+        let leaving: Vec<NodeId> = running.nodes.extract_if(.., |node| named.contains(node)).collect();
+        for node in leaving {
+            self.land(now, node, &mut |_| Fate::Again { large }, &mut Tally::default());
+        }
+    }
+
+    fn land(&mut self, now: Now, node: NodeId, fate: &mut impl FnMut(&RelPath) -> Fate, tally: &mut Tally) {
+        let Some(flight) = self.trie.update(node, |value| value.flight.take()) else { return };
+        let path = self.trie.path(node);
+        let (not_before, alone, large, attempts) = match fate(&path) {
+            Fate::Done => {
+                match flight.priority {
+                    Priority::Live => tally.done_live.push(flight.first),
+                    Priority::Background => tally.done_background += 1,
+                }
+                return self.trie.prune(node);
+            }
+            Fate::Again { large } => (None, false, large || flight.large, flight.attempts),
+            Fate::Retry { not_before, alone } => (Some(not_before), alone, flight.large, flight.attempts + 1),
+        };
+        tally.returned += 1;
+        let asks = Asks { kind: flight.kind, content: flight.content, priority: flight.priority };
+        if self.is_covered(node, &asks) {
+            return self.trie.prune(node);
+        }
+        let newer = self.remove_pending(node);
+        self.sequence += 1;
+        let mut merged = Pending {
+            kind: flight.kind,
+            content: flight.content,
+            priority: flight.priority,
+            // It settled before it was taken, so it is complete; a newer event may say otherwise.
+            times: Times { first: flight.first, last: flight.first, stage: Stage::Complete, not_before },
+            derived: flight.derived,
+            large,
+            alone,
+            attempts,
+            sequence: self.sequence,
+            due: now.instant,
+        };
+        if let Some(newer) = newer {
+            merged.kind = merged.kind.max(newer.kind);
+            merged.content = merged.content.join(newer.content);
+            merged.priority = merged.priority.min(newer.priority);
+            merged.times.last = newer.times.last;
+            merged.times.stage = merged_stage(Stage::Complete, newer.times.stage);
+            merged.derived &= newer.derived;
+            merged.large |= newer.large;
+            merged.attempts = merged.attempts.max(newer.attempts);
+        }
+        self.insert_pending(node, merged);
+    }
+
+    /// A batch sends the times and modes of its paths' parents as it read them at its start. Where such a directory
+    /// changed meanwhile, a batch that began later may have been overwritten by this one: the directory's attributes
+    /// are stale and get a mark.
+    fn stale_directories(&mut self, now: Now, ended: &Batch) {
+        self.epoch += 1;
+        let epoch = self.epoch;
+        let mut stale = Vec::new();
+        for node in &ended.nodes {
+            let mut at = self.trie.parent(*node);
+            while let Some(directory) = at {
+                let value = self.trie.value(directory);
+                if value.visited == epoch {
+                    break;
+                }
+                if value.touched > ended.started {
+                    stale.push(directory);
+                }
+                self.trie.update(directory, |value| value.visited = epoch);
+                at = self.trie.parent(directory);
+            }
+        }
+        let attributes = Asks { kind: MarkKind::Attributes, content: Content::Compare, priority: Priority::Live };
+        for directory in stale {
+            if !self.is_covered(directory, &attributes) {
+                self.sequence += 1;
+                let mark = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
+                self.merge(directory, now.instant, &mark);
+            }
+        }
+    }
+
+    /// Forgets the heat of paths that have been quiet.
+    fn cool(&mut self, now: Instant) {
+        while let Some((until, node)) = self.cooling.first().copied() {
+            if until > now {
+                return;
+            }
+            self.cooling.pop_first();
+            self.trie.update(node, |value| value.heat = None);
+            if self.trie.value(node).is_empty() {
+                self.trie.prune(node);
+            }
+        }
+    }
+
+    /// Makes fewer, wider marks of the pending ones: first each directory's points become its listing, then the
+    /// deepest level becomes subtrees of the level above, until half of the limit is free.
+    fn widen(&mut self, now: Now) {
+        self.widened += 1;
+        let goal = self.options.marks_max / 2;
+        let pending: Vec<NodeId> = self.queues.iter().flatten().map(|turn| turn.2).collect();
+        let mut points: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
+        for node in pending {
+            let is_point =
+                self.trie.value(node).pending.as_ref().is_some_and(|pending| pending.kind <= MarkKind::Point);
+            if let Some(parent) = self.trie.parent(node)
+                && is_point
+            {
+                points.entry(parent).or_default().push(node);
+            }
+        }
+        for (directory, nodes) in points {
+            if nodes.len() >= 2 {
+                self.fold(now, directory, MarkKind::Listing, &nodes);
+            }
+        }
+        while self.pending() > goal {
+            let mut deepest: (usize, BTreeMap<NodeId, Vec<NodeId>>) = (0, BTreeMap::new());
+            let pending: Vec<NodeId> = self.queues.iter().flatten().map(|turn| turn.2).collect();
+            for node in pending {
+                let depth = self.trie.depth(node);
+                if depth > deepest.0 {
+                    deepest = (depth, BTreeMap::new());
+                }
+                if depth == deepest.0
+                    && let Some(parent) = self.trie.parent(node)
+                {
+                    deepest.1.entry(parent).or_default().push(node);
+                }
+            }
+            if deepest.0 == 0 {
+                return;
+            }
+            for (directory, nodes) in deepest.1 {
+                self.fold(now, directory, MarkKind::Subtree, &nodes);
+            }
+        }
+    }
+
+    /// Replaces the pending marks `nodes`, children of `directory`, by one mark of `kind` on it.
+    fn fold(&mut self, now: Now, directory: NodeId, kind: MarkKind, nodes: &[NodeId]) {
+        let mut folded: Option<(Instant, Content, Priority)> = None;
+        for node in nodes {
+            let Some(pending) = self.remove_pending(*node) else { continue };
+            let content = match pending.content {
+                // Everything under the wider mark would be sent again: ask for what changed since the first event.
+                Content::Resend => {
+                    let age = now.instant.saturating_duration_since(pending.times.first);
+                    Content::Since(now.wall.minus(age + CTIME_SLACK))
+                }
+                Content::Compare | Content::Since(_) => pending.content,
+            };
+            folded = Some(match folded {
+                None => (pending.times.first, content, pending.priority),
+                Some((first, joined, priority)) => {
+                    (first.min(pending.times.first), joined.join(content), priority.min(pending.priority))
+                }
+            });
+        }
+        let Some((first, content, priority)) = folded else { return };
+        let mut mark = Mark::new(RelPath::root(), kind).content(content).priority(priority);
+        mark.changes_names = false;
+        self.sequence += 1;
+        self.merge(directory, now.instant, &mark);
+        self.age(directory, first);
+        for node in nodes {
+            if self.trie.value(*node).is_empty() {
+                self.trie.prune(*node);
+            }
+        }
+        // A wider mark may cover marks deeper down that were pending before it.
+        let asks = Asks { kind, content, priority };
+        if let Some(first) = self.clear_beneath(directory, &mark, &asks) {
+            self.age(directory, first);
+        }
+    }
+
+    /// When something becomes due after `now`; what is due already waits for a lane or for a batch in flight.
+    #[must_use]
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.queues
+            .iter()
+            .filter_map(|queue| queue.range((now, u64::MAX, ROOT)..).find(|turn| turn.0 > now).map(|turn| turn.0))
+            .min()
+    }
+
+    /// Marks that wait.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.queues.iter().map(BTreeSet::len).sum()
+    }
+
+    /// Background marks that wait or are under way.
+    #[must_use]
+    pub fn background(&self) -> usize {
+        let flying = self.batches.values().flat_map(|batch| &batch.nodes).filter(|node| {
+            self.trie.value(**node).flight.as_ref().is_some_and(|flight| flight.priority == Priority::Background)
+        });
+        self.queues[2].len() + self.queues[3].len() + flying.count()
+    }
+
+    /// Batches under way.
+    #[must_use]
+    pub fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    /// Whether nothing waits and nothing is under way.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.pending() == 0 && self.batches.is_empty()
+    }
+
+    /// First event of the oldest live mark that is not on the target yet.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Instant> {
+        let waiting = self.queues[0]
+            .iter()
+            .chain(&self.queues[1])
+            .filter_map(|turn| self.trie.value(turn.2).pending.as_ref().map(|pending| pending.times.first));
+        let flying = self.batches.values().flat_map(|batch| &batch.nodes).filter_map(|node| {
+            let flight = self.trie.value(*node).flight.as_ref()?;
+            (flight.priority == Priority::Live).then_some(flight.first)
+        });
+        waiting.chain(flying).min()
+    }
+
+    /// How many times marks were widened.
+    #[must_use]
+    pub fn widened(&self) -> u64 {
+        self.widened
+    }
+
+    /// Paths that are remembered, whatever for; bounded by the marks and their depth.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.trie.len()
+    }
+}

@@ -9,10 +9,12 @@
 //!
 //! The modules stand in the order in which data moves; a module imports only from those above it.
 
-pub mod change;
-pub mod event;
-pub mod lab;
 pub mod path;
-pub mod sys;
+pub mod filter;
 pub mod target;
+pub mod sys;
+pub mod event;
 pub mod tree;
+pub mod change;
+pub mod watch;
+pub mod lab;

@@ -69,6 +69,8 @@ pub enum Stage {
     Complete,
     /// Written to and not closed yet.
     Writing,
+    /// Says nothing of writing: a chmod. Complete, unless an older event of the same path said otherwise.
+    Unchanged,
     /// Nobody waits for it: attributes of a directory that follow from changes inside it.
     Lazy,
 }

@@ -262,7 +262,8 @@ fn merged_stage(older: Stage, newer: Stage) -> Stage {
     match (older, newer) {
         (_, Stage::Complete) => Stage::Complete,
         (_, Stage::Writing) => Stage::Writing,
-        (older, Stage::Lazy) => older,
+        (Stage::Lazy, Stage::Unchanged) => Stage::Unchanged,
+        (older, Stage::Unchanged | Stage::Lazy) => older,
     }
 }
 

@@ -51,7 +51,7 @@ impl SettleOptions {
     pub(super) fn due(&self, times: Times, heat: Option<Heat>) -> Instant {
         let level = heat.map_or(0, |heat| heat.level);
         let due = match times.stage {
-            Stage::Complete => match heat {
+            Stage::Complete | Stage::Unchanged => match heat {
                 // The leading edge: the first complete change of a quiet path goes at once.
                 None => times.first,
                 Some(heat) if times.last.saturating_duration_since(heat.taken) >= self.quiet => times.first,
@@ -72,7 +72,7 @@ impl SettleOptions {
     pub(super) fn heat(&self, now: Instant, times: Times, before: Option<Heat>) -> Heat {
         let unquiet = match times.stage {
             Stage::Writing => now.saturating_duration_since(times.last) < self.quiet_open,
-            Stage::Complete | Stage::Lazy => false,
+            Stage::Complete | Stage::Unchanged | Stage::Lazy => false,
         } || before.is_some_and(|heat| times.last.saturating_duration_since(heat.taken) < self.quiet)
             && now.saturating_duration_since(times.last) < self.quiet;
         let level = match before {

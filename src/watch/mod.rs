@@ -1,0 +1,11 @@
+//! Watching: kernel events to marks. One [`Shard`] owns the watches of some subtrees of a root.
+//!
+//! The shard does the syscalls that watching needs; its loop and its threads are in `daemon`.
+
+mod shard;
+mod touches;
+mod trunk;
+mod walk;
+
+pub use shard::{Shard, ShardId, ShardOptions, Source};
+pub use trunk::{Errand, Trunk};

@@ -1,0 +1,229 @@
+//! Walks: directories whose watch is still to be added, in slices, so that the queue is drained in between.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use super::shard::Shard;
+use crate::change::{Content, Mark, MarkKind, Priority};
+use crate::path::RelPath;
+use crate::sys::files::{self, EntryType};
+use crate::sys::inotify::{Wd, WatchError};
+use crate::tree::DirectoryId;
+
+/// Why a directory is walked, which decides the mark at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// First walk of this process: the cold start compares everything anyway.
+    Start,
+    /// A directory appeared, was moved in or replaced.
+    Appeared,
+    /// Events were lost, or a watch was: what changed since is unknown.
+    Recovery(Content),
+}
+
+/// A directory to be walked with all beneath it.
+#[derive(Debug)]
+pub(super) struct Walk {
+    parent: DirectoryId,
+    name: Box<[u8]>,
+    reason: Reason,
+    /// Directories still to be visited, the next one last.
+    stack: Vec<(DirectoryId, Box<[u8]>)>,
+    /// Something new was found, so the end of the walk is worth a mark.
+    found: bool,
+}
+
+/// What became of one directory.
+enum Visit {
+    /// Its watch is new: it was listed, or is to be entered again.
+    New(DirectoryId),
+    /// It had its watch under this name already.
+    Known(DirectoryId),
+    /// It is not there, not ours, or cannot be watched.
+    Nothing,
+}
+
+impl Walk {
+    pub(super) fn new(parent: DirectoryId, name: &[u8], reason: Reason) -> Self {
+        Self { parent, name: name.into(), reason, stack: vec![(parent, name.into())], found: false }
+    }
+}
+
+impl Shard {
+    /// Visits up to `budget` directories of the open walks. Returns whether more are waiting.
+    pub(super) fn walk_slice(&mut self, budget: usize) -> bool {
+        for _directory in 0..budget {
+            let Some(mut walk) = self.walks.pop() else { return false };
+            match walk.stack.pop() {
+                None => self.finish_walk(&walk),
+                Some((parent, name)) => {
+                    self.step(&mut walk, parent, &name);
+                    self.walks.push(walk);
+                }
+            }
+        }
+        !self.walks.is_empty()
+    }
+
+    fn step(&mut self, walk: &mut Walk, parent: DirectoryId, name: &[u8]) {
+        let enter = match self.visit(parent, name) {
+            Visit::New(directory) => {
+                walk.found = true;
+                Some(directory)
+            }
+            // Whoever bound it has listed it; only a recovery trusts nothing.
+            Visit::Known(directory) => matches!(walk.reason, Reason::Recovery(_)).then_some(directory),
+            Visit::Nothing => None,
+        };
+        if let Some(directory) = enter {
+            self.list_into(directory, &mut walk.stack);
+        }
+    }
+
+    fn finish_walk(&mut self, walk: &Walk) {
+        let Some(path) = self.map.path(walk.parent).map(|parent| parent.join(&walk.name)) else { return };
+        match walk.reason {
+            Reason::Start => {}
+            Reason::Appeared => {
+                if walk.found {
+                    self.emit(Mark::new(path, MarkKind::Subtree).content(Content::Resend));
+                }
+            }
+            Reason::Recovery(content) => {
+                let mark = Mark::new(path, MarkKind::Subtree).content(content).priority(Priority::Background);
+                self.emit(mark);
+            }
+        }
+        self.source.unsettled_down();
+    }
+
+    /// Watches one directory, whatever the map says of it so far.
+    fn visit(&mut self, parent: DirectoryId, name: &[u8]) -> Visit {
+        let Some(path) = self.map.path(parent).map(|parent| parent.join(name)) else { return Visit::Nothing };
+        if self.source.filter.excludes(&path, true) {
+            return Visit::Nothing;
+        }
+        let directory = match files::open_directory(self.source.root.as_fd(), &path) {
+            Ok(directory) => directory,
+            Err(error) => {
+                self.cannot_open(parent, name, &path, &error);
+                return Visit::Nothing;
+            }
+        };
+        match files::status_of(&directory) {
+            Ok(status) if self.source.one_file_system && status.identity.device != self.source.device => {
+                self.source.say_mount(&path);
+                self.drop_child(parent, name);
+                return Visit::Nothing;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.cannot_open(parent, name, &path, &error);
+                return Visit::Nothing;
+            }
+        }
+        match self.inotify.add_watch(directory.as_fd()) {
+            Ok(wd) => self.bind(parent, name, wd),
+            Err(WatchError::Vanished) => Visit::Nothing,
+            Err(error @ (WatchError::LimitReached | WatchError::Other(_))) => {
+                self.leave_unwatched(path, &error);
+                Visit::Nothing
+            }
+        }
+    }
+
+    /// Puts a watch under its name. A watch that the map knows under another name is a directory that moved here; a
+    /// name that the map knows with another watch is a directory that was replaced (notes/kernel.md 3).
+    fn bind(&mut self, parent: DirectoryId, name: &[u8], wd: Wd) -> Visit {
+        let here = self.map.child(parent, name);
+        match (self.map.of_wd(wd), here) {
+            (Some(known), Some(here)) if known == here => Visit::Known(known),
+            (Some(moved), _) => {
+                self.drop_child(parent, name);
+                // Dropping the old holder of the name cannot have removed `moved`, unless it lay beneath it.
+                if !self.map.contains(moved) {
+                    return self.bind_new(parent, name, wd);
+                }
+                if self.map.attach(moved, parent, name) { Visit::New(moved) } else { Visit::Nothing }
+            }
+            (None, Some(here)) if self.map.wd(here).is_none() => {
+                self.map.bind(here, wd);
+                Visit::New(here)
+            }
+            (None, _) => {
+                self.drop_child(parent, name);
+                self.bind_new(parent, name, wd)
+            }
+        }
+    }
+
+    fn bind_new(&mut self, parent: DirectoryId, name: &[u8], wd: Wd) -> Visit {
+        match self.map.reach(parent, name) {
+            Some(directory) if self.map.wd(directory).is_none() => {
+                self.map.bind(directory, wd);
+                Visit::New(directory)
+            }
+            Some(_) | None => Visit::Nothing,
+        }
+    }
+
+    /// Removes what the map holds under this name; its watches end.
+    pub(super) fn drop_child(&mut self, parent: DirectoryId, name: &[u8]) {
+        if let Some(child) = self.map.child(parent, name) {
+            for wd in self.map.remove(child) {
+                self.inotify.remove_watch(wd);
+            }
+        }
+    }
+
+    /// Lists a watched directory: its subdirectories go on the stack, children of the map that are not there any
+    /// more leave it.
+    pub(super) fn list_into(&mut self, directory: DirectoryId, stack: &mut Vec<(DirectoryId, Box<[u8]>)>) {
+        let Some(path) = self.map.path(directory) else { return };
+        let names = match self.subdirectories(&path) {
+            Ok(names) => names,
+            Err(error) => {
+                self.source.say_unreadable(&path, &error);
+                return;
+            }
+        };
+        let known = self.map.children(directory);
+        if !known.is_empty() {
+            let present: HashSet<&[u8]> = names.iter().map(|name| &**name).collect();
+            for (child, name) in known {
+                if !present.contains(&*name) {
+                    for wd in self.map.remove(child) {
+                        self.inotify.remove_watch(wd);
+                    }
+                }
+            }
+        }
+        stack.extend(names.into_iter().map(|name| (directory, name)));
+    }
+
+    /// The names of the directories in `path`, excluded ones left out.
+    pub(super) fn subdirectories(&self, path: &RelPath) -> io::Result<Vec<Box<[u8]>>> {
+        let directory = files::open_directory(self.source.root.as_fd(), path)?;
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        files::list(&directory, |name, entry_type, _inode| {
+            let is_directory = match entry_type {
+                Some(known) => known == EntryType::Directory,
+                None => files::status_at(directory.as_fd(), name)
+                    .is_ok_and(|status| status.entry_type == EntryType::Directory),
+            };
+            if is_directory && !self.source.filter.excludes(&path.join(name), true) {
+                names.push(name.into());
+            }
+        })?;
+        Ok(names)
+    }
+
+    fn cannot_open(&mut self, parent: DirectoryId, name: &[u8], path: &RelPath, error: &io::Error) {
+        match error.raw_os_error() {
+            // It is gone, or something else has its name now: another event says so.
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => self.drop_child(parent, name),
+            _ => self.leave_unwatched(path.clone(), error),
+        }
+    }
+}

@@ -7,5 +7,5 @@ mod touches;
 mod trunk;
 mod walk;
 
-pub use shard::{Shard, ShardId, ShardOptions, Source};
+pub use shard::{Reading, Shard, ShardId, ShardOptions, Source, StartError};
 pub use trunk::{Errand, Trunk};

@@ -8,7 +8,7 @@ use super::shard::Shard;
 use crate::change::{Content, Mark, MarkKind, Priority};
 use crate::path::RelPath;
 use crate::sys::files::{self, EntryType};
-use crate::sys::inotify::{Wd, WatchError};
+use crate::sys::inotify::{WatchError, Wd};
 use crate::tree::DirectoryId;
 
 /// Why a directory is walked, which decides the mark at its end.
@@ -40,8 +40,12 @@ enum Visit {
     New(DirectoryId),
     /// It had its watch under this name already.
     Known(DirectoryId),
-    /// It is not there, not ours, or cannot be watched.
+    /// It is there but cannot be watched: it is compared now and then instead.
+    Unwatched,
+    /// It is not there, or not ours.
     Nothing,
+    /// Its parent has no path at the moment: to be asked again.
+    Later,
 }
 
 impl Walk {
@@ -57,16 +61,19 @@ impl Shard {
             let Some(mut walk) = self.walks.pop() else { return false };
             match walk.stack.pop() {
                 None => self.finish_walk(&walk),
-                Some((parent, name)) => {
-                    self.step(&mut walk, parent, &name);
-                    self.walks.push(walk);
+                Some((parent, name)) if self.step(&mut walk, parent, &name) => self.walks.push(walk),
+                // A directory above left by rename; where it went is known within `DEPARTED_WAIT`.
+                Some(step) => {
+                    walk.stack.push(step);
+                    self.suspended.push(walk);
                 }
             }
         }
         !self.walks.is_empty()
     }
 
-    fn step(&mut self, walk: &mut Walk, parent: DirectoryId, name: &[u8]) {
+    /// Visits one directory; false when it cannot be told yet where that is.
+    fn step(&mut self, walk: &mut Walk, parent: DirectoryId, name: &[u8]) -> bool {
         let enter = match self.visit(parent, name) {
             Visit::New(directory) => {
                 walk.found = true;
@@ -74,14 +81,22 @@ impl Shard {
             }
             // Whoever bound it has listed it; only a recovery trusts nothing.
             Visit::Known(directory) => matches!(walk.reason, Reason::Recovery(_)).then_some(directory),
+            Visit::Unwatched => {
+                walk.found = true;
+                None
+            }
             Visit::Nothing => None,
+            Visit::Later => return false,
         };
         if let Some(directory) = enter {
             self.list_into(directory, &mut walk.stack);
         }
+        true
     }
 
     fn finish_walk(&mut self, walk: &Walk) {
+        self.source.unsettled_down();
+        // Without a path it left by rename: whatever attaches it again marks it, as does its new owner.
         let Some(path) = self.map.path(walk.parent).map(|parent| parent.join(&walk.name)) else { return };
         match walk.reason {
             Reason::Start => {}
@@ -95,20 +110,20 @@ impl Shard {
                 self.emit(mark);
             }
         }
-        self.source.unsettled_down();
     }
 
     /// Watches one directory, whatever the map says of it so far.
     fn visit(&mut self, parent: DirectoryId, name: &[u8]) -> Visit {
-        let Some(path) = self.map.path(parent).map(|parent| parent.join(name)) else { return Visit::Nothing };
+        let Some(path) = self.map.path(parent).map(|parent| parent.join(name)) else {
+            return if self.map.contains(parent) { Visit::Later } else { Visit::Nothing };
+        };
         if self.source.filter.excludes(&path, true) {
             return Visit::Nothing;
         }
         let directory = match files::open_directory(self.source.root.as_fd(), &path) {
             Ok(directory) => directory,
             Err(error) => {
-                self.cannot_open(parent, name, &path, &error);
-                return Visit::Nothing;
+                return self.cannot_open(parent, name, &path, &error);
             }
         };
         match files::status_of(&directory) {
@@ -119,8 +134,7 @@ impl Shard {
             }
             Ok(_) => {}
             Err(error) => {
-                self.cannot_open(parent, name, &path, &error);
-                return Visit::Nothing;
+                return self.cannot_open(parent, name, &path, &error);
             }
         }
         match self.inotify.add_watch(directory.as_fd()) {
@@ -128,7 +142,7 @@ impl Shard {
             Err(WatchError::Vanished) => Visit::Nothing,
             Err(error @ (WatchError::LimitReached | WatchError::Other(_))) => {
                 self.leave_unwatched(path, &error);
-                Visit::Nothing
+                Visit::Unwatched
             }
         }
     }
@@ -219,11 +233,17 @@ impl Shard {
         Ok(names)
     }
 
-    fn cannot_open(&mut self, parent: DirectoryId, name: &[u8], path: &RelPath, error: &io::Error) {
+    fn cannot_open(&mut self, parent: DirectoryId, name: &[u8], path: &RelPath, error: &io::Error) -> Visit {
         match error.raw_os_error() {
             // It is gone, or something else has its name now: another event says so.
-            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => self.drop_child(parent, name),
-            _ => self.leave_unwatched(path.clone(), error),
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => {
+                self.drop_child(parent, name);
+                Visit::Nothing
+            }
+            _ => {
+                self.leave_unwatched(path.clone(), error);
+                Visit::Unwatched
+            }
         }
     }
 }

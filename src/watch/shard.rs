@@ -1,0 +1,556 @@
+//! One shard: an inotify instance, the directories that it watches, and the marks that its events become.
+//!
+//! Invariants:
+//! - A directory's watch is added before the directory is listed, and the mark on what was found is emitted after
+//!   that; so a change is either seen by the listing, or has an event, or is covered by the mark.
+//! - Marks leave in the order of the events that made them. An errand for another shard leaves after the marks
+//!   before it, so a "gone" mark of the trunk never overtakes what the owner says of a later directory of that name.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::touches::Touches;
+use super::trunk::{Errand, Trunk};
+use super::walk::{Reason, Walk};
+use crate::change::{Content, Mark, MarkKind, Priority, Stage};
+use crate::event::{self, Event, EventKind, Record};
+use crate::filter::Filter;
+use crate::path::RelPath;
+use crate::sys::clock::{self, WallTime};
+use crate::sys::files::{self, EntryType, Identity};
+use crate::sys::inotify::{Inotify, Wd};
+use crate::tree::{Directories, DirectoryId};
+
+/// Which shard of a root; 0 is the trunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u16);
+
+/// How long a directory that left by rename waits for its new name before its watches end. Unit: time. Why 100 ms:
+/// the halves of a rename were at most 1.1 ms apart (notes/kernel.md 1.4); late is harmless, it costs a second walk.
+const DEPARTED_WAIT: Duration = Duration::from_millis(100);
+
+/// How often directories without a watch are compared, and tried again. Unit: time.
+const UNWATCHED_PAUSE: Duration = Duration::from_secs(60);
+
+/// Slack between a change's ctime and its event. See notes/kernel.md 7.2.
+const CTIME_SLACK: Duration = Duration::from_secs(120);
+
+/// Bytes of one read: more brings nothing (notes/kernel.md 1.1).
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Reads of one turn, so that a flood does not keep marks from leaving.
+const READS_MAX: usize = 16;
+
+/// What all shards of a root share.
+#[derive(Debug)]
+pub struct Source {
+    /// The root's name in logs.
+    pub name: String,
+    /// The configured path.
+    pub path: PathBuf,
+    /// The root, held open for the agent's life.
+    pub root: OwnedFd,
+    /// Which directory that is.
+    pub identity: Identity,
+    /// Device of the root.
+    pub device: u64,
+    /// Directories on other devices are not entered.
+    pub one_file_system: bool,
+    /// What is kept the same.
+    pub filter: Filter,
+    unsettled: AtomicI64,
+    counters: Counters,
+    unwatched_said: AtomicBool,
+    mounts_said: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    events: AtomicU64,
+    overflows: AtomicU64,
+    watched: AtomicI64,
+    unwatched: AtomicI64,
+    unreadable: AtomicU64,
+}
+
+/// A reading of a root's counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Events read so far.
+    pub events: u64,
+    /// Overflow markers read so far.
+    pub overflows: u64,
+    /// Directories watched now.
+    pub watched: i64,
+    /// Directories that could not be watched and are compared now and then.
+    pub unwatched: i64,
+}
+
+impl Source {
+    /// Opens the root at `path`.
+    ///
+    /// # Errors
+    /// Those of open(2) and statx(2).
+    pub fn open(name: &str, path: PathBuf, one_file_system: bool, filter: Filter) -> io::Result<Self> {
+        let root = files::open_root(&path)?;
+        let identity = files::status_of(&root)?.identity;
+        Ok(Self {
+            name: name.to_owned(),
+            path,
+            root,
+            identity,
+            device: identity.device,
+            one_file_system,
+            filter,
+            unsettled: AtomicI64::new(0),
+            counters: Counters::default(),
+            unwatched_said: AtomicBool::new(false),
+            mounts_said: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether every walk and errand that was ever started is done: all directories are watched.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.load(Ordering::SeqCst) == 0
+    }
+
+    /// An errand or a walk begins. Must come before it is handed over.
+    pub fn unsettled_up(&self) {
+        self.unsettled.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It is done.
+    pub fn unsettled_down(&self) {
+        self.unsettled.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        Reading {
+            events: self.counters.events.load(Ordering::Relaxed),
+            overflows: self.counters.overflows.load(Ordering::Relaxed),
+            watched: self.counters.watched.load(Ordering::Relaxed),
+            unwatched: self.counters.unwatched.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn say_unreadable(&self, path: &RelPath, error: &io::Error) {
+        // Bounded: the first few by name, the rest only in the counter.
+        if self.counters.unreadable.fetch_add(1, Ordering::Relaxed) < 20 {
+            tracing::warn!(root = self.name, path = %path, %error, "cannot read a directory of the source");
+        }
+    }
+
+    pub(super) fn say_mount(&self, path: &RelPath) {
+        if self.mounts_said.fetch_add(1, Ordering::Relaxed) < 20 {
+            tracing::warn!(
+                root = self.name,
+                path = %path,
+                "another file system is mounted here: it is not watched and not sent (one_file_system)"
+            );
+        }
+    }
+}
+
+/// What a shard needs to begin.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardOptions {
+    /// Which one.
+    pub id: ShardId,
+    /// How many there are.
+    pub shards: u16,
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    pub(super) source: std::sync::Arc<Source>,
+    pub(super) inotify: Inotify,
+    pub(super) map: Directories,
+    trunk: Option<Trunk>,
+    pub(super) walks: Vec<Walk>,
+    /// Walks beneath a departed directory, continued at the next tick.
+    pub(super) suspended: Vec<Walk>,
+    departed: Vec<(Instant, DirectoryId)>,
+    touches: Touches,
+    out: Vec<Mark>,
+    unwatched: BTreeMap<RelPath, Instant>,
+    last_empty: WallTime,
+    buffer: Vec<u8>,
+    watched_told: i64,
+}
+
+impl Shard {
+    /// Makes the instance; watches nothing yet.
+    ///
+    /// # Errors
+    /// `EMFILE`, see [`Inotify::create`].
+    pub fn create(source: std::sync::Arc<Source>, options: ShardOptions) -> io::Result<Self> {
+        Ok(Self {
+            id: options.id,
+            source,
+            inotify: Inotify::create()?,
+            map: Directories::new(),
+            trunk: (options.id == ShardId(0)).then(|| Trunk::new(options.shards)),
+            walks: Vec::new(),
+            suspended: Vec::new(),
+            departed: Vec::new(),
+            touches: Touches::default(),
+            out: Vec::new(),
+            unwatched: BTreeMap::new(),
+            last_empty: clock::coarse_now(),
+            buffer: vec![0; READ_BUFFER],
+            watched_told: 0,
+        })
+    }
+
+    /// The instance's descriptor, for the event loop.
+    #[must_use]
+    pub fn raw(&self) -> RawFd {
+        self.inotify.raw()
+    }
+
+    /// Begins: the trunk watches the root and deals out what it finds there.
+    ///
+    /// # Errors
+    /// When the root cannot be watched or listed: then there is nothing to do for this agent.
+    pub fn start(&mut self) -> Result<(), StartError> {
+        if self.trunk.is_some() {
+            let wd = self.inotify.add_watch(self.source.root.as_fd())?;
+            self.map.bind(self.map.root(), wd);
+            self.deal_root()?;
+        }
+        Ok(())
+    }
+
+    /// Lists the root and sends an errand for each directory in it, and for each that was there before.
+    fn deal_root(&mut self) -> io::Result<()> {
+        let names = self.subdirectories(&RelPath::root())?;
+        let Some(trunk) = &mut self.trunk else { return Ok(()) };
+        let gone: Vec<Box<[u8]>> =
+            trunk.names().filter(|name| !names.iter().any(|present| **present == **name)).map(Into::into).collect();
+        for name in gone {
+            trunk.left(&name, 0);
+        }
+        for name in names {
+            trunk.appeared(&name, 0);
+        }
+        Ok(())
+    }
+
+    /// Reads the queue, at most a turn's worth. Returns whether it was read to its end.
+    ///
+    /// # Errors
+    /// Those of read(2): the instance is broken and the agent must end.
+    pub fn drain(&mut self) -> io::Result<bool> {
+        let before = clock::coarse_now();
+        let mut lost = false;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut finished = false;
+        for _read in 0..READS_MAX {
+            let Some(count) = self.inotify.read(&mut buffer)? else {
+                finished = true;
+                break;
+            };
+            let mut events = 0;
+            event::decode(&buffer[..count], |record| match record {
+                Record::Event(event) => {
+                    events += 1;
+                    self.on_event(event);
+                }
+                Record::Overflow => lost = true,
+            });
+            self.source.counters.events.fetch_add(events, Ordering::Relaxed);
+        }
+        self.buffer = buffer;
+        self.flush();
+        if lost {
+            self.recover();
+        }
+        if finished && !lost {
+            self.last_empty = before;
+        }
+        Ok(finished)
+    }
+
+    fn on_event(&mut self, event: Event<'_>) {
+        if event.kind == EventKind::Ignored {
+            self.map.forget_watch(event.wd);
+            return;
+        }
+        // Unknown: a watch that was removed while its events were under way.
+        let Some(directory) = self.map.of_wd(event.wd) else { return };
+        if event.name.is_empty() {
+            return self.on_self(directory, event.kind);
+        }
+        if event.directory {
+            return self.on_directory(directory, event);
+        }
+        if !self.source.filter.is_empty() {
+            let Some(path) = self.map.path(directory).map(|parent| parent.join(event.name)) else { return };
+            if self.source.filter.excludes(&path, false) {
+                return self.on_excluded(directory, event.kind);
+            }
+        }
+        self.touches.add(directory, event.name, event.kind);
+    }
+
+    /// The watched directory itself. All but the root's are reported under their name in their parent too.
+    fn on_self(&mut self, directory: DirectoryId, kind: EventKind) {
+        match kind {
+            EventKind::Attributes if directory == self.map.root() => {
+                self.emit(Mark::new(RelPath::root(), MarkKind::Attributes));
+            }
+            EventKind::SelfDeleted | EventKind::SelfMoved | EventKind::Unmounted if directory == self.map.root() => {
+                tracing::error!(
+                    root = self.source.name,
+                    path = %self.source.path.display(),
+                    "the root was removed, renamed or unmounted: nothing is sent until it is back"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// An excluded name changed its directory's mtime when it came or went; nothing else of it is ours.
+    fn on_excluded(&mut self, directory: DirectoryId, kind: EventKind) {
+        let names = matches!(kind, EventKind::Created | EventKind::Deleted | EventKind::MovedFrom | EventKind::MovedTo);
+        if names && let Some(path) = self.map.path(directory) {
+            self.emit(Mark::new(path, MarkKind::Attributes).stage(Stage::Lazy));
+        }
+    }
+
+    fn on_directory(&mut self, parent: DirectoryId, event: Event<'_>) {
+        let Some(path) = self.map.path(parent).map(|parent| parent.join(event.name)) else { return };
+        if self.source.filter.excludes(&path, true) {
+            // It may have had another name, which is watched: a move into an excluded name is a move out.
+            self.drop_child(parent, event.name);
+            return self.on_excluded(parent, event.kind);
+        }
+        let of_trunk = parent == self.map.root() && self.trunk.is_some();
+        match event.kind {
+            EventKind::Created | EventKind::MovedTo => {
+                if of_trunk && let Some(trunk) = &mut self.trunk {
+                    trunk.appeared(event.name, event.cookie);
+                } else {
+                    self.appeared(parent, event.name);
+                }
+            }
+            EventKind::Deleted | EventKind::MovedFrom => {
+                let mut mark = Mark::new(path, MarkKind::Point);
+                mark.gone_directory = true;
+                self.emit(mark);
+                if of_trunk && let Some(trunk) = &mut self.trunk {
+                    trunk.left(event.name, event.cookie);
+                } else if event.kind == EventKind::MovedFrom {
+                    self.departed(parent, event.name);
+                } else {
+                    self.drop_child(parent, event.name);
+                }
+            }
+            EventKind::Attributes => {
+                let mut mark = Mark::new(path, MarkKind::Attributes).stage(Stage::Unchanged);
+                mark.changes_names = false;
+                self.emit(mark);
+            }
+            EventKind::Modified
+            | EventKind::Closed
+            | EventKind::SelfDeleted
+            | EventKind::SelfMoved
+            | EventKind::Ignored
+            | EventKind::Unmounted => {}
+        }
+    }
+
+    /// A directory is under this name now: watch it, list it, and mark what is there.
+    fn appeared(&mut self, parent: DirectoryId, name: &[u8]) {
+        self.start_walk(parent, name, Reason::Appeared);
+        // Small ones are done before the next event is looked at.
+        self.walk_slice(64);
+    }
+
+    pub(super) fn start_walk(&mut self, parent: DirectoryId, name: &[u8], reason: Reason) {
+        self.source.unsettled_up();
+        self.walks.push(Walk::new(parent, name, reason));
+    }
+
+    /// A directory left by rename. Within this shard its new name re-binds it; otherwise its watches end.
+    fn departed(&mut self, parent: DirectoryId, name: &[u8]) {
+        if let Some(child) = self.map.child(parent, name) {
+            self.map.detach(child);
+            self.departed.push((clock::now() + DEPARTED_WAIT, child));
+        }
+    }
+
+    /// Does what an owner is asked for: looks at top-level names. Those that are there come first, so that a renamed
+    /// directory is re-bound before its old name is dropped.
+    pub fn on_errands(&mut self, names: Vec<Box<[u8]>>, first: bool) {
+        let root = self.map.root();
+        let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| {
+            files::status_at(self.source.root.as_fd(), name)
+                .is_ok_and(|status| status.entry_type == EntryType::Directory)
+        });
+        for name in present {
+            self.start_walk(root, &name, if first { Reason::Start } else { Reason::Appeared });
+            if !first {
+                self.walk_slice(64);
+            }
+            self.source.unsettled_down();
+        }
+        for name in absent {
+            self.drop_child(root, &name);
+            self.source.unsettled_down();
+        }
+    }
+
+    /// Continues the open walks for `budget` directories. Returns whether more are waiting.
+    pub fn work(&mut self, budget: usize) -> bool {
+        self.walk_slice(budget)
+    }
+
+    /// Does what time asks for; returns when it wants to be called again.
+    pub fn on_tick(&mut self, now: Instant) -> Option<Instant> {
+        let due: Vec<DirectoryId> =
+            self.departed.extract_if(.., |(deadline, _)| *deadline <= now).map(|(_, directory)| directory).collect();
+        for directory in due {
+            if self.map.is_detached(directory) {
+                for wd in self.map.remove(directory) {
+                    self.inotify.remove_watch(wd);
+                }
+            }
+        }
+        let again: Vec<RelPath> =
+            self.unwatched.extract_if(.., |_, deadline| *deadline <= now).map(|(path, _)| path).collect();
+        for path in again {
+            self.retry_unwatched(&path);
+        }
+        let watched = i64::try_from(self.map.watched()).unwrap_or(i64::MAX);
+        self.source.counters.watched.fetch_add(watched - self.watched_told, Ordering::Relaxed);
+        self.watched_told = watched;
+        let suspended = (!self.suspended.is_empty()).then(|| now + DEPARTED_WAIT / 10);
+        self.walks.append(&mut self.suspended);
+        self.departed
+            .iter()
+            .map(|(deadline, _)| *deadline)
+            .chain(suspended)
+            .chain(self.unwatched.values().copied())
+            .min()
+    }
+
+    /// Notes a directory that has no watch: it is compared every minute instead.
+    pub(super) fn leave_unwatched(&mut self, path: RelPath, error: &dyn std::error::Error) {
+        if !self.source.unwatched_said.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                root = self.source.name,
+                path = %path,
+                %error,
+                "degraded: cannot watch a directory; it and others like it are compared every minute instead \
+                 (raise fs.inotify.max_user_watches if that is the reason, see sysctl/)"
+            );
+        }
+        if self.unwatched.insert(path, clock::now() + UNWATCHED_PAUSE).is_none() {
+            self.source.counters.unwatched.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn retry_unwatched(&mut self, path: &RelPath) {
+        self.source.counters.unwatched.fetch_sub(1, Ordering::Relaxed);
+        let since = clock::coarse_now().minus(UNWATCHED_PAUSE * 2 + CTIME_SLACK);
+        let Some((parent, name)) = path.parent().zip(path.name()) else { return };
+        let parent = parent.components().try_fold(self.map.root(), |at, name| self.map.child(at, name));
+        if let Some(parent) = parent {
+            self.start_walk(parent, name, Reason::Recovery(Content::Since(since)));
+        }
+    }
+
+    /// Events were lost: everything that this shard watches may have changed since its queue was last empty.
+    fn recover(&mut self) {
+        self.source.counters.overflows.fetch_add(1, Ordering::Relaxed);
+        let since = self.last_empty.minus(CTIME_SLACK);
+        tracing::warn!(
+            root = self.source.name,
+            shard = self.id.0,
+            "the kernel's event queue overflowed: comparing what this shard watches \
+             (raise fs.inotify.max_queued_events, see sysctl/)"
+        );
+        let root = self.map.root();
+        if self.trunk.is_some() {
+            if let Err(error) = self.deal_root() {
+                self.source.say_unreadable(&RelPath::root(), &error);
+            }
+            let mark = Mark::new(RelPath::root(), MarkKind::Listing);
+            self.emit(mark.content(Content::Since(since)).priority(Priority::Background));
+        }
+        for (_, name) in self.map.children(root) {
+            self.start_walk(root, &name, Reason::Recovery(Content::Since(since)));
+        }
+    }
+
+    /// Turns the drain's touched names into marks.
+    fn flush(&mut self) {
+        if self.touches.is_empty() {
+            return;
+        }
+        let mut touches = std::mem::take(&mut self.touches);
+        let (map, source, out) = (&self.map, &self.source, &mut self.out);
+        touches.drain(
+            |directory| map.path(directory),
+            |path| {
+                // A hint only, so the look-up need not be proof against symlinks in the path.
+                files::status_at(source.root.as_fd(), path.as_bytes())
+                    .is_ok_and(|status| status.entry_type != EntryType::File || status.links > 1)
+            },
+            |mark| out.push(mark),
+        );
+        self.touches = touches;
+    }
+
+    pub(super) fn emit(&mut self, mark: Mark) {
+        self.out.push(mark);
+    }
+
+    /// The marks since the last call.
+    pub fn marks(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// The trunk's errands since the last call. They must leave after the marks that were there before.
+    pub fn errands(&mut self) -> Vec<Errand> {
+        let errands: Vec<Errand> =
+            self.trunk.as_mut().map(|trunk| trunk.errands().into_iter().collect()).unwrap_or_default();
+        for _errand in &errands {
+            self.source.unsettled_up();
+        }
+        errands
+    }
+
+    /// Which shard this is.
+    #[must_use]
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Whether the watch belongs to a directory of the map; for tests.
+    #[must_use]
+    pub fn watches(&self, wd: Wd) -> bool {
+        self.map.of_wd(wd).is_some()
+    }
+}
+
+/// Why a shard could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The root cannot be watched.
+    #[error("cannot watch the root")]
+    Watch(#[from] crate::sys::inotify::WatchError),
+    /// The root cannot be listed.
+    #[error("cannot list the root")]
+    List(#[from] io::Error),
+}

@@ -17,4 +17,6 @@ pub mod event;
 pub mod tree;
 pub mod change;
 pub mod watch;
+pub mod plan;
+pub mod worker;
 pub mod lab;

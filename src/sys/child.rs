@@ -49,6 +49,15 @@ pub fn memory_file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Makes reads of a pipe of ours return `EAGAIN` when it is empty.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(&fd)?;
+    Ok(rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?)
+}
+
 /// A process that nobody has reaped yet, seen through its pidfd.
 #[derive(Debug)]
 pub struct Reaper {

@@ -1,0 +1,124 @@
+//! Names of inodes that have more than one.
+//!
+//! inotify reports a write under the name that was used only (notes/kernel.md 2), so a file's other names must be
+//! marked with it. Only inodes with several links are remembered: nothing is kept per file.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::path::RelPath;
+use crate::sys::files::Identity;
+
+/// Paths kept at most. Beyond it new names are not remembered, which `is_full` says. Unit: paths, about 150 bytes each.
+const NAMES_MAX: usize = 500_000;
+
+/// The other names of an inode, as far as they are known.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Siblings {
+    /// Known names but the one asked for.
+    pub others: Vec<RelPath>,
+    /// The inode has more names than are known: some may lie in the root.
+    pub incomplete: bool,
+}
+
+/// Inodes with several links and their known names. Pure.
+#[derive(Debug, Default)]
+pub struct LinkTable {
+    names: HashMap<Identity, Inode>,
+    inodes: HashMap<RelPath, Identity>,
+}
+
+#[derive(Debug, Default)]
+struct Inode {
+    names: BTreeSet<RelPath>,
+    /// The link count for which a search of the whole root found no further names.
+    searched: u32,
+}
+
+impl LinkTable {
+    /// Notes that `path` is a name of the inode, which has `links` names in all; returns the others.
+    pub fn note(&mut self, path: &RelPath, identity: Identity, links: u32) -> Siblings {
+        if self.inodes.get(path).is_some_and(|known| *known != identity) {
+            self.forget(path);
+        }
+        if links < 2 {
+            self.forget(path);
+            return Siblings::default();
+        }
+        if self.inodes.len() >= NAMES_MAX && !self.inodes.contains_key(path) {
+            return Siblings::default();
+        }
+        self.inodes.insert(path.clone(), identity);
+        let inode = self.names.entry(identity).or_default();
+        inode.names.insert(path.clone());
+        Siblings {
+            others: inode.names.iter().filter(|name| *name != path).cloned().collect(),
+            incomplete: inode.searched != links && u32::try_from(inode.names.len()).is_ok_and(|known| known < links),
+        }
+    }
+
+    /// Notes that `path` is no name of a shared inode any more; returns the names that the inode it was still has: what
+    /// was written through the lost name is theirs.
+    pub fn forget(&mut self, path: &RelPath) -> Vec<RelPath> {
+        let Some(identity) = self.inodes.remove(path) else { return Vec::new() };
+        let Some(inode) = self.names.get_mut(&identity) else { return Vec::new() };
+        inode.names.remove(path);
+        let others: Vec<RelPath> = inode.names.iter().cloned().collect();
+        if others.is_empty() {
+            self.names.remove(&identity);
+        }
+        others
+    }
+
+    /// Notes that the whole root was searched for this inode when it had `links` names.
+    pub fn searched(&mut self, identity: Identity, links: u32) {
+        if let Some(inode) = self.names.get_mut(&identity) {
+            inode.searched = links;
+        }
+    }
+
+    /// Whether the name is known.
+    #[must_use]
+    pub fn knows(&self, path: &RelPath) -> bool {
+        self.inodes.contains_key(path)
+    }
+
+    /// Whether no further name is remembered.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.inodes.len() >= NAMES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
+
+    const ONE: Identity = Identity { device: 1, inode: 1 };
+    const TWO: Identity = Identity { device: 1, inode: 2 };
+
+    #[test]
+    fn a_name_brings_the_others_and_says_when_some_are_unknown() {
+        let mut table = LinkTable::default();
+        assert_eq!(table.note(&path("a"), ONE, 2), Siblings { others: vec![], incomplete: true });
+        assert_eq!(table.note(&path("b"), ONE, 2), Siblings { others: vec![path("a")], incomplete: false });
+        assert_eq!(table.note(&path("b"), ONE, 3), Siblings { others: vec![path("a")], incomplete: true });
+        table.searched(ONE, 3);
+        assert!(!table.note(&path("b"), ONE, 3).incomplete, "a search found no more");
+    }
+
+    #[test]
+    fn a_lost_name_leaves_its_writes_to_the_others() {
+        let mut table = LinkTable::default();
+        table.note(&path("a"), ONE, 2);
+        table.note(&path("b"), ONE, 2);
+        assert_eq!(table.forget(&path("a")), [path("b")]);
+        assert_eq!(table.forget(&path("a")), []);
+        // The name now belongs to another inode.
+        table.note(&path("b"), TWO, 2);
+        assert_eq!(table.note(&path("c"), ONE, 2).others, []);
+    }
+}

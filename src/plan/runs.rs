@@ -1,0 +1,304 @@
+//! From what a draft's paths are to the lists of its rsync runs. Pure.
+
+use crate::change::{Class, Content, Draft, DraftMark, Mark, MarkKind, Priority};
+use crate::path::RelPath;
+use crate::plan::links::Siblings;
+use crate::plan::look::Look;
+use crate::plan::survey::Survey;
+use crate::sys::files::EntryType;
+
+/// What was seen at one path of a draft.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// What is there.
+    pub look: Look,
+    /// The filter excludes what is there now. (What was there when the event came was not.)
+    pub excluded: bool,
+    /// Other names of the inode, or of the inode that the name had.
+    pub siblings: Siblings,
+    /// For a listing or a subtree whose path is a directory.
+    pub survey: Option<Survey>,
+}
+
+/// What a plan depends on besides the draft.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanOptions {
+    /// Files above this go to the large lane. Unit: bytes.
+    pub large: u64,
+    /// Bytes of one run of points at most; what is beyond waits for the next.
+    pub bytes_max: u64,
+    /// The receiver can delete what an entry names and the source lacks (`--delete-missing-args`, rsync 3.1.0; 3.4.3
+    /// rejects it).
+    pub missing_args: bool,
+}
+
+/// How rsync reads an entry of the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EntryKind {
+    /// `/path`: the path itself; with `-r` everything beneath too.
+    Plain,
+    /// `/path/`: the one-level listing of a directory.
+    Listing,
+}
+
+/// Which options a run has (notes/rsync.md 0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RunKind {
+    /// `--delete-missing-args --force`.
+    Points,
+    /// The same and `--delete`.
+    Listing,
+    /// The same and `-r`.
+    Subtree,
+}
+
+/// One rsync run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Its options.
+    pub kind: RunKind,
+    /// `-I`: send the files whatever size and mtime say.
+    pub resend: bool,
+    /// Every file is small: `-W`, a delta would cost more than it saves.
+    pub whole: bool,
+    /// `--max-size`: larger files have marks of their own.
+    pub size_max: Option<u64>,
+    /// The entries, sorted by path.
+    pub entries: Vec<(RelPath, EntryKind)>,
+}
+
+/// What to do with a draft.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Runs, in this order. A mark of the draft is done when all runs are, unless it is named below.
+    pub runs: Vec<Run>,
+    /// Marks that follow from what was seen; they must be noted before the draft is concluded.
+    pub marks: Vec<Mark>,
+    /// Paths of the draft that are not in the runs and wait for the large lane.
+    pub large: Vec<RelPath>,
+    /// Paths of the draft that are not in the runs because there is too much already.
+    pub later: Vec<RelPath>,
+    /// Paths of the draft that cannot be sent, and why.
+    pub failed: Vec<(RelPath, String)>,
+    /// Some inode has names that are not known.
+    pub search_links: bool,
+    /// Names on the target that the runs may delete: entries that the source lacks.
+    pub deletes: usize,
+    /// Bytes of the files in the runs, as far as they are known.
+    pub bytes: u64,
+}
+
+/// A point without a content mark goes with `-I` too when it is small: cheaper than a second run.
+const RESEND_ANYWAY: u64 = 128 * 1024;
+
+/// Files up to this are sent whole: their delta costs two passes over data that fits in one segment's time.
+const WHOLE_MAX: u64 = 1024 * 1024;
+
+/// Writes one entry for `--files-from --from0`: a leading slash, which rsync strips, so that names starting with `#`
+/// or `;` are not taken for comments (notes/rsync.md 1.2).
+#[must_use]
+pub fn entry(path: &RelPath, kind: EntryKind) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(path.as_bytes().len() + 3);
+    bytes.push(b'/');
+    bytes.extend_from_slice(path.as_bytes());
+    if kind == EntryKind::Listing && !path.is_root() {
+        bytes.push(b'/');
+    }
+    bytes.push(0);
+    bytes
+}
+
+/// Decides the runs of `draft`, whose marks were seen as `sightings`, one each.
+#[must_use]
+pub fn plan(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Plan {
+    let mut planner = Planner {
+        plan: Plan::default(),
+        options,
+        draft,
+        compare: Vec::new(),
+        resend: Vec::new(),
+        wide: Vec::new(),
+        changed: Vec::new(),
+        largest: [0; 2],
+    };
+    for (mark, sighting) in draft.marks.iter().zip(sightings) {
+        planner.add(mark, sighting);
+    }
+    planner.finish()
+}
+
+struct Planner<'a> {
+    plan: Plan,
+    options: &'a PlanOptions,
+    draft: &'a Draft,
+    compare: Vec<(RelPath, EntryKind)>,
+    resend: Vec<(RelPath, EntryKind)>,
+    wide: Vec<(RelPath, EntryKind)>,
+    changed: Vec<(RelPath, EntryKind)>,
+    /// Largest file of `compare` and of `resend`.
+    largest: [u64; 2],
+}
+
+impl Planner<'_> {
+    fn add(&mut self, mark: &DraftMark, sighting: &Sighting) {
+        self.mark_siblings(mark, sighting);
+        match &sighting.look {
+            Look::Present(_) if sighting.excluded => self.replaced_by_excluded(mark),
+            Look::Present(status) => match (mark.kind, status.entry_type) {
+                // The directory is gone and something else has its name: that has a mark of its own.
+                (MarkKind::Attributes, EntryType::File | EntryType::Symlink | EntryType::Special) => {}
+                (MarkKind::Attributes, EntryType::Directory) => {
+                    self.compare.push((mark.path.clone(), EntryKind::Plain))
+                }
+                (MarkKind::Listing, EntryType::Directory) => self.wide(mark, sighting, EntryKind::Listing),
+                (MarkKind::Subtree, EntryType::Directory) => self.wide(mark, sighting, EntryKind::Plain),
+                (MarkKind::Point, _)
+                | (MarkKind::Listing | MarkKind::Subtree, EntryType::File | EntryType::Symlink | EntryType::Special) => {
+                    let size = if status.entry_type == EntryType::File { status.size } else { 0 };
+                    self.point(mark, size, status.entry_type);
+                }
+            },
+            Look::Absent if mark.kind == MarkKind::Attributes => {}
+            Look::Absent if self.options.missing_args => {
+                self.plan.deletes += 1;
+                // Gone from the source: no content to send, so it rides along with whatever run there is.
+                if self.draft.class == Class::Points {
+                    self.compare.push((mark.path.clone(), EntryKind::Plain));
+                } else {
+                    self.wide.push((mark.path.clone(), EntryKind::Plain));
+                }
+            }
+            Look::Absent => self.mark_listing_of_parent(&mark.path),
+            Look::ParentMissing(ancestor) | Look::ParentIsNoDirectory(ancestor) => {
+                // Everything beneath goes with the ancestor, whose own mark keeps clear of other batches.
+                self.plan.marks.push(Mark::new(ancestor.clone(), MarkKind::Point).content(Content::Resend));
+            }
+            Look::TooLong => {
+                self.plan.failed.push((mark.path.clone(), "the path is longer than rsync's lists can hold".to_owned()));
+            }
+            Look::Unreadable(words) => self.plan.failed.push((mark.path.clone(), words.clone())),
+        }
+    }
+
+    /// Other names of the inode: the event told of one only. Marks made so do not spread further.
+    fn mark_siblings(&mut self, mark: &DraftMark, sighting: &Sighting) {
+        if mark.derived || mark.kind != MarkKind::Point {
+            return;
+        }
+        for other in &sighting.siblings.others {
+            let mut sibling = Mark::new(other.clone(), MarkKind::Point).content(Content::Resend);
+            sibling.derived = true;
+            sibling.changes_names = false;
+            self.plan.marks.push(sibling);
+        }
+        self.plan.search_links |= sighting.siblings.incomplete && self.draft.priority == Priority::Live;
+    }
+
+    /// A name that was ours now belongs to something excluded: only a listing of the parent, with the rules, deletes
+    /// what the target still has under it.
+    fn replaced_by_excluded(&mut self, mark: &DraftMark) {
+        if !mark.derived {
+            self.mark_listing_of_parent(&mark.path);
+        }
+    }
+
+    fn mark_listing_of_parent(&mut self, path: &RelPath) {
+        if let Some(parent) = path.parent() {
+            self.plan.marks.push(Mark::new(parent, MarkKind::Listing).priority(self.draft.priority));
+        }
+    }
+
+    fn point(&mut self, mark: &DraftMark, size: u64, entry_type: EntryType) {
+        if size > self.options.large && !self.draft.large {
+            self.plan.large.push(mark.path.clone());
+            return;
+        }
+        if self.plan.bytes > 0 && self.plan.bytes + size > self.options.bytes_max && !self.draft.large {
+            self.plan.later.push(mark.path.clone());
+            return;
+        }
+        self.plan.bytes += size;
+        let plain = (mark.path.clone(), EntryKind::Plain);
+        if self.draft.class != Class::Points {
+            // A listing or a subtree whose path is no directory any more.
+            self.wide.push(plain);
+            return;
+        }
+        let resend = mark.content != Content::Compare && entry_type == EntryType::File;
+        self.largest[usize::from(resend)] = self.largest[usize::from(resend)].max(size);
+        if resend { self.resend.push(plain) } else { self.compare.push(plain) }
+    }
+
+    fn wide(&mut self, mark: &DraftMark, sighting: &Sighting, kind: EntryKind) {
+        let Some(survey) = &sighting.survey else {
+            return self.plan.failed.push((mark.path.clone(), "the directory could not be listed".to_owned()));
+        };
+        if mark.kind == MarkKind::Subtree && survey.too_big {
+            return self.split(mark, survey);
+        }
+        if self.plan.bytes > 0 && self.plan.bytes + survey.bytes > self.options.bytes_max {
+            self.plan.later.push(mark.path.clone());
+            return;
+        }
+        self.plan.bytes += survey.bytes;
+        self.wide.push((mark.path.clone(), kind));
+        for path in &survey.large {
+            let mut large =
+                Mark::new(path.clone(), MarkKind::Point).content(mark.content).priority(self.draft.priority);
+            large.large = true;
+            large.changes_names = false;
+            self.plan.marks.push(large);
+        }
+        if matches!(mark.content, Content::Since(_)) {
+            self.changed.extend(survey.changed.iter().map(|path| (path.clone(), EntryKind::Plain)));
+        }
+    }
+
+    /// Too much for one run: its listing, and a subtree for each directory in it. In the background, because a tree of
+    /// that size must not keep single changes waiting.
+    fn split(&mut self, mark: &DraftMark, survey: &Survey) {
+        let part = |path: RelPath, kind| {
+            let mut part = Mark::new(path, kind).content(mark.content).priority(Priority::Background);
+            part.changes_names = false;
+            part
+        };
+        self.plan.marks.push(part(mark.path.clone(), MarkKind::Listing));
+        for child in &survey.children {
+            self.plan.marks.push(part(child.clone(), MarkKind::Subtree));
+        }
+    }
+
+    fn finish(mut self) -> Plan {
+        let (run_kind, wide_content) = match self.draft.class {
+            Class::Points => (RunKind::Points, Content::Compare),
+            Class::Listing => {
+                (RunKind::Listing, self.draft.marks.first().map_or(Content::Compare, |mark| mark.content))
+            }
+            Class::Subtree => {
+                (RunKind::Subtree, self.draft.marks.first().map_or(Content::Compare, |mark| mark.content))
+            }
+        };
+        // Two runs cost more than some small files sent twice.
+        if !self.resend.is_empty() && self.largest[0] <= RESEND_ANYWAY {
+            // The root's own entry is a listing of its files to rsync, which `-I` would send again.
+            let (root, others): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.compare).into_iter().partition(|(path, _)| path.is_root());
+            self.resend.extend(others);
+            self.compare = root;
+            self.largest[1] = self.largest[1].max(self.largest[0]);
+        }
+        let mut add = |kind, resend, whole, size_max, mut entries: Vec<(RelPath, EntryKind)>| {
+            if !entries.is_empty() {
+                entries.sort_unstable();
+                entries.dedup();
+                self.plan.runs.push(Run { kind, resend, whole, size_max, entries });
+            }
+        };
+        let whole = |largest: u64| largest <= WHOLE_MAX;
+        add(run_kind, wide_content == Content::Resend, false, Some(self.options.large), self.wide);
+        add(RunKind::Points, true, whole(self.largest[1]), None, self.resend);
+        add(RunKind::Points, false, whole(self.largest[0]), None, self.compare);
+        add(RunKind::Points, true, false, None, self.changed);
+        self.plan
+    }
+}

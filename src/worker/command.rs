@@ -1,0 +1,207 @@
+//! rsync's command line. Pure.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::filter::Filter;
+use crate::plan::{EntryKind, Run, RunKind};
+use crate::target::Location;
+
+/// How one target is reached.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    /// The rsync program.
+    pub program: PathBuf,
+    /// Where the files go.
+    pub location: Location,
+    /// `--password-file`; daemon targets only.
+    pub password_file: Option<PathBuf>,
+    /// `--timeout`: no byte moved for so long. Whole seconds.
+    pub timeout: Duration,
+    /// `--contimeout`: the daemon did not accept for so long. Whole seconds.
+    pub connect_timeout: Duration,
+    /// `-x`.
+    pub one_file_system: bool,
+}
+
+/// The arguments of a run whose source is the directory that the child holds as descriptor `root`. The list comes on
+/// standard input, NUL-terminated (notes/rsync.md 0).
+///
+/// No `--out-format`: every itemized line is a small reply, which waits 40 ms for our delayed ACK where the daemon
+/// has no TCP_NODELAY (notes/rsync.md 5.1). The markers that matter are printed without it.
+#[must_use]
+pub fn arguments(transport: &Transport, filter: &Filter, run: &Run, missing_args: bool, root: i32) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = Vec::with_capacity(24);
+    let mut add = |argument: &str| arguments.push(OsString::from(argument));
+    add("-a");
+    if run.resend {
+        add("-I");
+    }
+    if run.whole {
+        add("-W");
+    }
+    add("--force");
+    if missing_args {
+        add("--delete-missing-args");
+    }
+    match run.kind {
+        RunKind::Points => {}
+        RunKind::Listing => add("--delete"),
+        RunKind::Subtree => {
+            add("-r");
+            add("--delete");
+        }
+    }
+    if run.kind != RunKind::Points {
+        if transport.one_file_system {
+            add("-x");
+        }
+        if let Some(size) = run.size_max {
+            add(&format!("--max-size={size}"));
+        }
+    } else if run.entries.iter().any(|(path, _)| path.is_root()) {
+        // The root as an entry is a listing to rsync; with every name in it excluded only its attributes are left.
+        add("--filter=- /*");
+    }
+    add("--from0");
+    add("--files-from=-");
+    add(&format!("--timeout={}", transport.timeout.as_secs().max(1)));
+    match &transport.location {
+        Location::Local(_) => {}
+        Location::Daemon(_) => {
+            add("--sockopts=TCP_NODELAY");
+            add(&format!("--contimeout={}", transport.connect_timeout.as_secs().max(1)));
+            if let Some(file) = &transport.password_file {
+                let mut argument = OsString::from("--password-file=");
+                argument.push(file);
+                arguments.push(argument);
+            }
+        }
+    }
+    if run.kind != RunKind::Points {
+        arguments.extend(filter.rsync_arguments());
+    }
+    arguments.push(OsString::from("--"));
+    arguments.push(OsString::from(format!("/proc/self/fd/{root}/")));
+    arguments.push(transport.location.argument());
+    arguments
+}
+
+/// What rsync reads on its standard input.
+#[must_use]
+pub fn list(run: &Run) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(run.entries.iter().map(|(path, _)| path.as_bytes().len() + 3).sum());
+    for (path, kind) in &run.entries {
+        bytes.extend(crate::plan::entry(path, *kind));
+    }
+    bytes
+}
+
+/// An empty run: it connects, authenticates, and checks the options, the module and its rights, and changes nothing.
+#[must_use]
+pub fn probe() -> Run {
+    Run { kind: RunKind::Listing, resend: false, whole: false, size_max: None, entries: Vec::new() }
+}
+
+/// The environment of a run: nothing of ours but what rsync needs to be found and to speak plainly.
+/// `RSYNC_PASSWORD` is passed on when the operator chose it over a password file.
+#[must_use]
+pub fn environment(transport: &Transport, ours: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static OsStr, OsString)> {
+    let mut kept = vec![(OsStr::new("LC_ALL"), OsString::from("C.UTF-8"))];
+    kept.push((OsStr::new("PATH"), ours("PATH").unwrap_or_else(|| OsString::from("/usr/local/bin:/usr/bin:/bin"))));
+    if let Some(home) = ours("HOME") {
+        kept.push((OsStr::new("HOME"), home));
+    }
+    if let (Location::Daemon(_), None, Some(password)) =
+        (&transport.location, &transport.password_file, ours("RSYNC_PASSWORD"))
+    {
+        kept.push((OsStr::new("RSYNC_PASSWORD"), password));
+    }
+    kept
+}
+
+/// One entry as bytes without its terminator, for messages.
+#[must_use]
+pub fn shown(path: &crate::path::RelPath, kind: EntryKind) -> OsString {
+    let mut bytes = crate::plan::entry(path, kind);
+    bytes.pop();
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::RelPath;
+    use std::path::Path;
+
+    fn transport(target: &str) -> Transport {
+        Transport {
+            program: PathBuf::from("rsync"),
+            location: Location::parse(target.as_bytes(), Path::new("/")).unwrap(),
+            password_file: Some(PathBuf::from("/etc/p")),
+            timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(10),
+            one_file_system: true,
+        }
+    }
+
+    fn line(target: &str, run: &Run) -> String {
+        let arguments = arguments(&transport(target), &Filter::none(), run, true, 100);
+        arguments.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn run(kind: RunKind, path: &str) -> Run {
+        let entries = vec![(RelPath::parse(path.as_bytes()).unwrap(), EntryKind::Plain)];
+        Run { kind, resend: kind == RunKind::Points, whole: false, size_max: Some(8), entries }
+    }
+
+    #[test]
+    fn each_kind_of_run_has_its_options() {
+        assert_eq!(
+            line("rsync://h/m", &run(RunKind::Points, "a")),
+            "-a -I --force --delete-missing-args --from0 --files-from=- --timeout=60 --sockopts=TCP_NODELAY \
+             --contimeout=10 --password-file=/etc/p -- /proc/self/fd/100/ rsync://h/m/"
+        );
+        assert_eq!(
+            line("/target", &run(RunKind::Listing, "a")),
+            "-a --force --delete-missing-args --delete -x --max-size=8 --from0 --files-from=- --timeout=60 \
+             -- /proc/self/fd/100/ /target/"
+        );
+        assert_eq!(
+            line("/target", &run(RunKind::Subtree, "a")),
+            "-a --force --delete-missing-args -r --delete -x --max-size=8 --from0 --files-from=- --timeout=60 \
+             -- /proc/self/fd/100/ /target/"
+        );
+    }
+
+    #[test]
+    fn the_roots_attributes_go_without_its_files() {
+        assert!(line("/target", &run(RunKind::Points, "")).contains("--filter=- /*"));
+    }
+
+    #[test]
+    fn every_entry_starts_with_a_slash_and_ends_with_a_nul() {
+        let mut listing = run(RunKind::Listing, "#a\n");
+        listing.entries.push((RelPath::parse(b"d").unwrap(), EntryKind::Listing));
+        listing.entries.push((RelPath::root(), EntryKind::Listing));
+        assert_eq!(list(&listing), b"/#a\n\0/d/\0/\0");
+    }
+
+    #[test]
+    fn only_what_rsync_needs_is_passed_on() {
+        let ours = |name: &str| match name {
+            "PATH" => Some(OsString::from("/p")),
+            "RSYNC_PASSWORD" | "NOTIFY_SOCKET" => Some(OsString::from("x")),
+            _ => None,
+        };
+        let names = |transport: &Transport| {
+            environment(transport, ours).into_iter().map(|(name, _)| name.to_str().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&transport("rsync://h/m")), ["LC_ALL", "PATH"]);
+        let without_file = Transport { password_file: None, ..transport("rsync://h/m") };
+        assert_eq!(names(&without_file), ["LC_ALL", "PATH", "RSYNC_PASSWORD"]);
+        assert_eq!(names(&Transport { password_file: None, ..transport("/t") }), ["LC_ALL", "PATH"]);
+    }
+}

@@ -288,7 +288,7 @@ mod tests {
         for (seed, names, kind) in
             [(1, Names::Plain, Kind::Daemon), (2, Names::Hostile, Kind::Daemon), (3, Names::Hostile, Kind::Local)]
         {
-            match chaos(Plan { seed, operations: 300, names, kind }, start_loop) {
+            match chaos(Plan { seed, operations: operations(300), names, kind }, start_loop) {
                 Ok(line) => println!("{line}"),
                 Err(story) => panic!("{story}"),
             }

@@ -873,8 +873,11 @@ impl Churn {
         (self.rng.i64(631_152_000..1_780_000_000), nanoseconds)
     }
 
+    /// Also to places outside, to the root of all, to itself. A daemon without a chroot, hence without root, rewrites such
+    /// targets (rsyncd.conf(5), "use chroot"), so only harmless ones are made then.
     fn link_target(&mut self) -> Vec<u8> {
-        match self.rng.u8(..8) {
+        let kinds = if nix::unistd::geteuid().is_root() { 8 } else { 3 };
+        match (self.rng.u8(..kinds) + 6) % 8 {
             0 => b"dangling/nowhere".to_vec(),
             1 => [b"../", &self.name()[..]].concat(),
             2 => self.directory().as_bytes().iter().copied().chain(*b"/.").collect(),
@@ -1081,7 +1084,7 @@ mod tests {
     /// run, onto the older tree, needs `-I`: the generator makes changes that size and mtime do not show.
     #[test]
     fn one_rsync_of_a_quiet_tree_is_equal() {
-        for seed in 0..24 {
+        for seed in 0..16 {
             let names = if seed % 2 == 0 { Names::Plain } else { Names::Hostile };
             let scratch = tempfile::tempdir().unwrap();
             let [source, target, outside] = ["source", "target", "outside"].map(|name| scratch.path().join(name));

@@ -1,0 +1,16 @@
+//! The real binary against a real `rsync --daemon` on loopback: churn, wait until the trees are equal, compare byte for byte.
+//!
+//! `churn` changes a tree, `compare` says where two trees differ, `agent` runs the binary, `chaos` joins the three.
+//! Nothing waits for a fixed time: every wait ends by a condition, and fails with what was still wrong.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test driver starts processes, reaps them and reads the clock; the bans are for the agent"
+)]
+#![expect(clippy::print_stdout, reason = "seed and convergence time belong in the test's output")]
+
+mod agent;
+mod chaos;
+mod churn;
+mod compare;
+mod names;

@@ -43,7 +43,7 @@ pub enum PatternError {
     #[error("\"\\/\" is not needed: a slash is never special, write '/'")]
     EscapedSlash,
     /// `[` without its `]`.
-    #[error("'[' without ']' matches nothing: close the class, or write \"\\\\[\" for the character")]
+    #[error("'[' without ']' matches nothing: close the class, or write \"\\[\" for the character")]
     OpenClass,
     /// `[[:name:]]` with a name that does not exist.
     #[error("unknown character class [:{}:]: use one of {}", escaped(name), class_names())]

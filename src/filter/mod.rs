@@ -42,7 +42,8 @@ const BUILT_IN: [(Sign, &str); 5] = [
 /// Most text of expressions compiled into one automaton. Unit: bytes. Far below [`COMPILED_BYTES_MAX`], also for a
 /// single rule of the longest pattern, so that compiling cannot fail.
 const RUN_BYTES_MAX: usize = 64 * 1024;
-/// Most memory of one compiled expression. Unit: bytes. `Filter::new` reports nothing about it, see above.
+/// Most memory of one compiled expression. Unit: bytes. Far above what `RUN_BYTES_MAX` can need: a guard against
+/// a mistake here, not a limit that a user can meet.
 const COMPILED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most memory for the automaton's cache, per thread and run of rules. Unit: bytes. When it is full, matching gets
 /// slower but stays linear.
@@ -159,10 +160,12 @@ impl Filter {
         }
     }
 
-    /// The rules as arguments for rsync. With `--delete`, given rules hold on both sides: what they exclude is neither
-    /// sent nor deleted. Built-in rules hold on the sending side only.
+    /// The rules as arguments for rsync's listing and subtree runs. Given rules hold on both sides: what they exclude is
+    /// neither sent nor deleted. Built-in rules hold on the sending side only.
     ///
-    /// rsync does not look at the parents of a list entry: check entries with [`Filter::excludes_within`] before.
+    /// A remote receiver learns the rules only with `--delete` (observed, 3.5.0): without it, a missing directory is
+    /// deleted with all that is excluded in it. And rsync does not look at the parents of a list entry, so entries must
+    /// be checked with [`Filter::excludes_within`] before.
     #[must_use]
     pub fn rsync_arguments(&self) -> Vec<OsString> {
         let argument = |rule: &Rule| OsString::from_vec([b"--filter=", rule.written().as_slice()].concat());

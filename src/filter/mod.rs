@@ -23,7 +23,7 @@ pub use rule::{Origin, RuleCause, RuleError, Sign};
 use rule::{Rule, shown};
 
 /// Built-in rules, below all others. rsync gets them for the sender only, so that leftovers on a target are deleted.
-const BUILT_IN: [(Sign, &str); 4] = [
+const BUILT_IN: [(Sign, &str); 5] = [
     // NFS silly renames: an open file that was deleted lives on under this name, on this client only.
     (
         Sign::Exclude,
@@ -31,8 +31,9 @@ const BUILT_IN: [(Sign, &str); 4] = [
          [0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]",
     ),
     // The temporary file of an rsync that writes into the root is ".NAME.XXXXXX", X from mkstemp(3). Names that people
-    // give end like that as well (.env.sample, .backup.202601), so endings of one kind stay included: a temporary file
-    // that is sent by this (1 in 200) only costs a transfer, a file that is never sent would be lost.
+    // give look like that as well, so directories and endings of one kind (.env.sample, .backup.202601) stay included:
+    // a temporary file that is sent by this (1 in 200) only costs a transfer, a file that is never sent would be lost.
+    (Sign::Include, ".*.??????/"),
     (Sign::Include, ".*.[a-z][a-z][a-z][a-z][a-z][a-z]"),
     (Sign::Include, ".*.[0-9][0-9][0-9][0-9][0-9][0-9]"),
     (Sign::Exclude, ".*.[0-9A-Za-z][0-9A-Za-z][0-9A-Za-z][0-9A-Za-z][0-9A-Za-z][0-9A-Za-z]"),
@@ -41,7 +42,8 @@ const BUILT_IN: [(Sign, &str); 4] = [
 /// Most text of expressions compiled into one automaton. Unit: bytes. Far below [`COMPILED_BYTES_MAX`], also for a
 /// single rule of the longest pattern, so that compiling cannot fail.
 const RUN_BYTES_MAX: usize = 64 * 1024;
-/// Most memory of one compiled expression. Unit: bytes. `Filter::new` reports nothing about it, see above.
+/// Most memory of one compiled expression. Unit: bytes. Far above what `RUN_BYTES_MAX` can need: a guard against
+/// a mistake here, not a limit that a user can meet.
 const COMPILED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Most memory for the automaton's cache, per thread and run of rules. Unit: bytes. When it is full, matching gets
 /// slower but stays linear.
@@ -158,10 +160,12 @@ impl Filter {
         }
     }
 
-    /// The rules as arguments for rsync. With `--delete`, given rules hold on both sides: what they exclude is neither
-    /// sent nor deleted. Built-in rules hold on the sending side only.
+    /// The rules as arguments for rsync's listing and subtree runs. Given rules hold on both sides: what they exclude is
+    /// neither sent nor deleted. Built-in rules hold on the sending side only.
     ///
-    /// rsync does not look at the parents of a list entry: check entries with [`Filter::excludes_within`] before.
+    /// A remote receiver learns the rules only with `--delete` (observed, 3.5.0): without it, a missing directory is
+    /// deleted with all that is excluded in it. And rsync does not look at the parents of a list entry, so entries must
+    /// be checked with [`Filter::excludes_within`] before.
     #[must_use]
     pub fn rsync_arguments(&self) -> Vec<OsString> {
         let argument = |rule: &Rule| OsString::from_vec([b"--filter=", rule.written().as_slice()].concat());
@@ -357,6 +361,8 @@ mod tests {
         check("a/.home.tar.gz", false);
         check("a/.log.202601", false);
         check("a/b.S5IRz7", false);
+        check("a/.big.S5IRz7/b", false);
+        assert!(!filter.excludes_within(&path(b"a/.big.S5IRz7"), true));
         check("a/.S5IRz7", false);
     }
 
@@ -369,7 +375,7 @@ mod tests {
         check("cache/a/b.c", "excluded: rule 2 \"- /cache/\" matches cache");
         check("a/b.c", "included: rule 3 \"+ *.c\" matches a/b.c");
         check("a/b", "included: no rule matches a/b");
-        check("a/.b.012.xyz", "included: no rule matches a/.b.012.xyz");
+        check("a/.b.0123xyz", "included: no rule matches a/.b.0123xyz");
         check("a/.b.sample", "included: built-in rule \"S .*.[a-z][a-z][a-z][a-z][a-z][a-z]\" matches a/.b.sample");
     }
 
@@ -380,8 +386,8 @@ mod tests {
         let expected = [&b"--filter=-  \xff a "[..], b"--filter=+ /b/"].map(|bytes| OsString::from_vec(bytes.to_vec()));
         assert_eq!(arguments[..2], expected);
         assert!(arguments[2].to_string_lossy().starts_with("--filter=H .nfs[0-9a-f]"));
-        assert_eq!(arguments[3], "--filter=S .*.[a-z][a-z][a-z][a-z][a-z][a-z]");
-        assert_eq!(arguments.len(), 6);
+        assert_eq!(arguments[3], "--filter=S .*.??????/");
+        assert_eq!(arguments.len(), 7);
         assert!(Filter::none().rsync_arguments().is_empty());
     }
 

@@ -37,15 +37,13 @@ pub enum PatternError {
     #[error("the component '.' or '..' matches nothing: start the pattern with '/' to anchor it at the root")]
     DotComponent,
     /// A backslash that escapes nothing.
-    #[error(
-        "the backslash at the end escapes nothing, so the pattern matches nothing: write \"\\\\\\\\\" for a backslash"
-    )]
+    #[error("the backslash at the end escapes nothing, so the pattern matches nothing: write \"\\\\\" for a backslash")]
     TrailingBackslash,
     /// `\/`.
-    #[error("\"\\\\/\" is not needed: a slash is never special, write '/'")]
+    #[error("\"\\/\" is not needed: a slash is never special, write '/'")]
     EscapedSlash,
     /// `[` without its `]`.
-    #[error("'[' without ']' matches nothing: close the class, or write \"\\\\[\" for the character")]
+    #[error("'[' without ']' matches nothing: close the class, or write \"\\[\" for the character")]
     OpenClass,
     /// `[[:name:]]` with a name that does not exist.
     #[error("unknown character class [:{}:]: use one of {}", escaped(name), class_names())]

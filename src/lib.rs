@@ -18,5 +18,6 @@ pub mod tree;
 pub mod change;
 pub mod watch;
 pub mod plan;
+pub mod dispatch;
 pub mod worker;
 pub mod lab;

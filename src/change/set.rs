@@ -534,6 +534,19 @@ impl ChangeSet {
         tally
     }
 
+    /// Failures so far of the paths of a batch under way; those without are left out.
+    #[must_use]
+    pub fn attempts(&self, batch: BatchId) -> HashMap<RelPath, u32> {
+        let nodes = self.batches.get(&batch).map_or(&[][..], |batch| &batch.nodes);
+        nodes
+            .iter()
+            .filter_map(|node| {
+                let attempts = self.trie.value(*node).flight.as_ref()?.attempts;
+                (attempts > 0).then(|| (self.trie.path(*node), attempts))
+            })
+            .collect()
+    }
+
     /// Takes some paths out of a batch that goes on without them.
     pub fn release(&mut self, now: Now, batch: BatchId, paths: &[RelPath], large: bool) {
         let named: HashSet<NodeId> = paths.iter().filter_map(|path| self.trie.find(path)).collect();

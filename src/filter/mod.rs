@@ -129,6 +129,12 @@ impl Filter {
         self.0.rules.is_empty()
     }
 
+    /// Whether a given rule excludes something, so that names on the target may have to be spared.
+    #[must_use]
+    pub fn protects(&self) -> bool {
+        self.0.rules.iter().any(|rule| rule.sign == Sign::Exclude && rule.origin != Origin::BuiltIn)
+    }
+
     /// Whether `path` by itself is excluded, its parents taken as included: what the event of a watched directory
     /// needs. Never true for the root. A thread allocates on its first calls only.
     #[must_use]

@@ -30,6 +30,8 @@ pub struct LinkTable {
 #[derive(Debug, Default)]
 struct Inode {
     names: BTreeSet<RelPath>,
+    /// The link count when a name was last seen.
+    links: u32,
     /// The link count for which a search of the whole root found no further names.
     searched: u32,
 }
@@ -50,6 +52,7 @@ impl LinkTable {
         self.inodes.insert(path.clone(), identity);
         let inode = self.names.entry(identity).or_default();
         inode.names.insert(path.clone());
+        inode.links = links;
         Siblings {
             others: inode.names.iter().filter(|name| *name != path).cloned().collect(),
             incomplete: inode.searched != links && u32::try_from(inode.names.len()).is_ok_and(|known| known < links),
@@ -74,6 +77,18 @@ impl LinkTable {
         if let Some(inode) = self.names.get_mut(&identity) {
             inode.searched = links;
         }
+    }
+
+    /// Inodes that have more names than are known, with their link counts.
+    #[must_use]
+    pub fn incomplete(&self) -> HashMap<Identity, u32> {
+        self.names
+            .iter()
+            .filter(|(_, inode)| {
+                inode.searched != inode.links && u32::try_from(inode.names.len()).is_ok_and(|known| known < inode.links)
+            })
+            .map(|(identity, inode)| (*identity, inode.links))
+            .collect()
     }
 
     /// Whether the name is known.

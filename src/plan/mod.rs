@@ -12,4 +12,4 @@ mod survey;
 pub use links::{LinkTable, Siblings};
 pub use look::{Look, Looker};
 pub use runs::{EntryKind, Plan, PlanOptions, Run, RunKind, Sighting, entry, plan};
-pub use survey::{Found, Survey, SurveyLimits, survey};
+pub use survey::{Found, Survey, SurveyLimits, search_links, survey};

@@ -25,8 +25,10 @@ pub struct Sighting {
 pub struct PlanOptions {
     /// Files above this go to the large lane. Unit: bytes.
     pub large: u64,
-    /// Bytes of one run of points at most; what is beyond waits for the next.
+    /// Bytes of one draft at most; what is beyond waits for the next.
     pub bytes_max: u64,
+    /// Entries of the listings and subtrees of one draft at most; what is beyond waits for the next.
+    pub entries_max: usize,
     /// The receiver can delete what an entry names and the source lacks (`--delete-missing-args`, rsync 3.1.0; 3.4.3
     /// rejects it).
     pub missing_args: bool,
@@ -86,6 +88,8 @@ pub struct Plan {
     pub deletes: usize,
     /// Bytes of the files in the runs, as far as they are known.
     pub bytes: u64,
+    /// Directories that the listings and subtrees compare.
+    pub directories: usize,
 }
 
 /// A point without a content mark goes with `-I` too when it is small: cheaper than a second run.
@@ -120,6 +124,7 @@ pub fn plan(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Pla
         wide: Vec::new(),
         changed: Vec::new(),
         largest: [0; 2],
+        surveyed: 0,
     };
     for (mark, sighting) in draft.marks.iter().zip(sightings) {
         planner.add(mark, sighting);
@@ -137,6 +142,8 @@ struct Planner<'a> {
     changed: Vec<(RelPath, EntryKind)>,
     /// Largest file of `compare` and of `resend`.
     largest: [u64; 2],
+    /// Entries of the listings and subtrees so far.
+    surveyed: usize,
 }
 
 impl Planner<'_> {
@@ -236,11 +243,15 @@ impl Planner<'_> {
         if mark.kind == MarkKind::Subtree && survey.too_big {
             return self.split(mark, survey);
         }
-        if self.plan.bytes > 0 && self.plan.bytes + survey.bytes > self.options.bytes_max {
+        let full = self.plan.bytes + survey.bytes > self.options.bytes_max
+            || self.surveyed + survey.entries > self.options.entries_max;
+        if full && !self.wide.is_empty() {
             self.plan.later.push(mark.path.clone());
             return;
         }
         self.plan.bytes += survey.bytes;
+        self.surveyed += survey.entries;
+        self.plan.directories += survey.directories;
         self.wide.push((mark.path.clone(), kind));
         for path in &survey.large {
             let mut large =

@@ -1,5 +1,6 @@
 //! A bounded look at what a listing or a subtree holds: how much it is, what is large, what changed since.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -28,6 +29,8 @@ pub struct SurveyLimits {
 pub struct Survey {
     /// Entries seen.
     pub entries: usize,
+    /// Directories listed.
+    pub directories: usize,
     /// Their bytes, without the large files.
     pub bytes: u64,
     /// Files above the limit.
@@ -78,6 +81,7 @@ pub fn survey(
         if at == *directory {
             listed?;
         }
+        survey.directories += 1;
         for name in names {
             let path = at.join(&name);
             let Ok(status) = files::status_at(open.as_fd(), &name) else { continue };
@@ -119,4 +123,47 @@ pub fn survey(
         }
     }
     Ok(survey)
+}
+
+/// Finds the names of `wanted` inodes anywhere below `root`, by the inode numbers that directories list: no file is
+/// looked at but the matches. What cannot be read is left out.
+#[must_use]
+pub fn search_links(
+    root: BorrowedFd<'_>,
+    device: Option<u64>,
+    filter: &Filter,
+    wanted: &HashMap<Identity, u32>,
+    go_on: &dyn Fn() -> bool,
+) -> Vec<Found> {
+    let numbers: HashSet<u64> = wanted.keys().map(|identity| identity.inode).collect();
+    let mut found = Vec::new();
+    let mut stack = vec![RelPath::root()];
+    while let Some(at) = stack.pop() {
+        if !go_on() {
+            break;
+        }
+        let Ok(open) = files::open_directory(root, &at) else { continue };
+        let foreign = |status: files::Status| device.is_some_and(|device| device != status.identity.device);
+        if files::status_of(&open).is_ok_and(foreign) {
+            continue;
+        }
+        let mut matches: Vec<Vec<u8>> = Vec::new();
+        let _partly = files::list(&open, |name, entry_type, inode| match entry_type {
+            Some(EntryType::Directory) => stack.push(at.join(name)),
+            Some(_) if numbers.contains(&inode) => matches.push(name.to_vec()),
+            Some(_) => {}
+            None => matches.push(name.to_vec()),
+        });
+        for name in matches {
+            let path = at.join(&name);
+            match files::status_at(open.as_fd(), &name) {
+                Ok(status) if status.entry_type == EntryType::Directory => stack.push(path),
+                Ok(status) if wanted.contains_key(&status.identity) && !filter.excludes_within(&path, false) => {
+                    found.push(Found { path, identity: status.identity, links: status.links });
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    found
 }

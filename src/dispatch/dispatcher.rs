@@ -1,0 +1,141 @@
+//! The dispatcher of one root: the only owner of its targets' change sets. Pure; `daemon` drives it.
+
+use std::time::{Duration, Instant};
+
+use super::order::{Action, LaneId, Notice, Report, Trouble, TroubleRemedy};
+use super::target::{TargetOptions, TargetState, TargetView};
+use crate::change::{Mark, Now};
+use crate::target::TargetId;
+
+/// Between two looks at a root that is not what it was. Unit: time.
+const HELD_PAUSE: Duration = Duration::from_secs(1);
+
+/// The dispatcher.
+#[derive(Debug)]
+pub struct Dispatcher {
+    targets: Vec<TargetState>,
+    rng: fastrand::Rng,
+    held: Option<Held>,
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    until: Instant,
+    /// A batch was let through to see whether the root is back.
+    trying: bool,
+}
+
+impl Dispatcher {
+    /// For `targets`, in their order; `seed` decides the jitter of all pauses.
+    #[must_use]
+    pub fn new(targets: &[TargetOptions], seed: u64) -> Self {
+        let targets = targets
+            .iter()
+            .enumerate()
+            .map(|(index, options)| TargetState::new(TargetId(u16::try_from(index).unwrap_or(u16::MAX)), *options))
+            .collect();
+        Self { targets, rng: fastrand::Rng::with_seed(seed), held: None, stopping: false }
+    }
+
+    /// Notes marks for every target.
+    pub fn on_marks(&mut self, now: Now, marks: &[Mark]) {
+        for target in &mut self.targets {
+            for mark in marks {
+                target.mark(now, mark);
+            }
+        }
+    }
+
+    /// Takes a lane's report; returns what the operator should hear.
+    pub fn on_report(&mut self, now: Now, target: TargetId, lane: LaneId, report: Report) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let state = &mut self.targets[usize::from(target.0)];
+        let trouble = match report {
+            Report::Seen { batch, marks, large, later } => {
+                state.on_seen(now, batch, &marks, &large, &later);
+                return notices;
+            }
+            Report::Concluded { batch, conclusion } => {
+                state.on_concluded(now, lane, batch, conclusion, &mut self.rng, &mut notices)
+            }
+            Report::Probed(trouble) => state.on_probed(now.instant, lane, trouble, &mut self.rng, &mut notices),
+        };
+        match trouble {
+            Some(trouble) if trouble.remedy == TroubleRemedy::HoldSource => {
+                if self.held.is_none() {
+                    notices.push(Notice::Held { trouble });
+                }
+                self.held = Some(Held { until: now.instant + HELD_PAUSE, trying: false });
+            }
+            Some(Trouble { .. }) => {}
+            None => {
+                // A batch that got past the check of the root says that it is back.
+                if self.held.take_if(|held| held.trying).is_some() {
+                    notices.push(Notice::Released);
+                }
+            }
+        }
+        notices
+    }
+
+    /// Gives idle lanes what is due.
+    pub fn on_tick(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.stopping {
+            return actions;
+        }
+        match &mut self.held {
+            Some(held) if held.until > now || (held.trying && !self.targets.iter().all(TargetState::is_idle)) => {
+                return actions;
+            }
+            Some(held) => held.trying = true,
+            None => {}
+        }
+        for target in &mut self.targets {
+            target.assign(now, &mut actions);
+            if self.held.is_some() && !actions.is_empty() {
+                // One batch is enough to see whether the root is back.
+                break;
+            }
+        }
+        actions
+    }
+
+    /// When `on_tick` is worth a call even if nothing else happens.
+    #[must_use]
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
+        if self.stopping {
+            return None;
+        }
+        if let Some(held) = &self.held
+            && held.until > now
+        {
+            return Some(held.until);
+        }
+        self.targets.iter().filter_map(|target| target.wake_at(now)).min()
+    }
+
+    /// Takes no further batches.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// Whether no lane works.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.targets.iter().all(TargetState::is_idle)
+    }
+
+    /// Whether nothing is sent from this root for now.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// What `status` and the log say.
+    #[must_use]
+    pub fn views(&self) -> Vec<TargetView> {
+        self.targets.iter().map(TargetState::view).collect()
+    }
+}

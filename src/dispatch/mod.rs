@@ -1,0 +1,14 @@
+//! Handing over: what goes to which target, on which lane, when, and what a failure means for the next. Pure: time
+//! and chance come in as arguments, actions and notices go out as values.
+
+mod backoff;
+mod breaker;
+mod dispatcher;
+mod order;
+mod target;
+
+pub use backoff::Backoff;
+pub use breaker::{Breaker, Pace};
+pub use dispatcher::Dispatcher;
+pub use order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Report, Trouble, TroubleRemedy, Why};
+pub use target::{TargetOptions, TargetView};

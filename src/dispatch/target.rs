@@ -1,0 +1,339 @@
+//! One target: its change set, its lanes, its breaker.
+
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::breaker::{Breaker, Pace};
+use super::order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Trouble, TroubleRemedy, Why};
+use crate::change::{BatchId, ChangeSet, ChangeSetOptions, Fate, Mark, Now, Priority, Want};
+use crate::path::RelPath;
+use crate::target::TargetId;
+
+/// What a target's dispatch depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct TargetOptions {
+    /// Lanes, at least one. With two or more, the first takes large files only.
+    pub lanes: u16,
+    /// Limits of its change set.
+    pub changes: ChangeSetOptions,
+}
+
+/// Marks of one batch. Unit: marks. Why 5,000: sending 10,000 paths at once is no faster per path (notes/rsync.md
+/// 5.2), and what fails as a whole is sent again as a whole.
+const BATCH_MAX: usize = 5_000;
+
+/// Batch size while a target is full (notes/rsync.md 6).
+const BATCH_WHEN_FULL: usize = 16;
+
+/// Failures of one path before it becomes a dead letter.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// Between the retries of a dead letter. Design 5.
+const DEAD_LETTER_PAUSE: Duration = Duration::from_secs(600);
+
+const PATH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
+
+#[derive(Debug, Clone, Copy)]
+struct Busy {
+    priority: Priority,
+    marks: usize,
+}
+
+/// The state of one target. Pure.
+#[derive(Debug)]
+pub(super) struct TargetState {
+    id: TargetId,
+    changes: ChangeSet,
+    lanes: Vec<Option<Busy>>,
+    breaker: Breaker,
+    batch_max: usize,
+    missing_args: bool,
+    dead_letters: std::collections::BTreeSet<RelPath>,
+    paused_for: Option<&'static str>,
+}
+
+/// What `status` and the log say of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetView {
+    /// Which.
+    pub target: TargetId,
+    /// Marks that wait.
+    pub pending: usize,
+    /// Background marks that wait or are under way.
+    pub background: usize,
+    /// Batches under way.
+    pub batches: usize,
+    /// First event of the oldest live mark.
+    pub oldest: Option<Instant>,
+    /// Paths that failed again and again.
+    pub dead_letters: usize,
+    /// Why it takes no batches; `None` when it does.
+    pub paused: Option<&'static str>,
+    /// Times that marks were widened because there were too many.
+    pub widened: u64,
+}
+
+impl TargetState {
+    pub(super) fn new(id: TargetId, options: TargetOptions) -> Self {
+        Self {
+            id,
+            changes: ChangeSet::new(options.changes),
+            lanes: vec![None; usize::from(options.lanes.max(1))],
+            breaker: Breaker::Closed { failures: 0 },
+            batch_max: BATCH_MAX,
+            missing_args: true,
+            dead_letters: std::collections::BTreeSet::new(),
+            paused_for: None,
+        }
+    }
+
+    pub(super) fn mark(&mut self, now: Now, mark: &Mark) {
+        self.changes.mark(now, mark);
+    }
+
+    /// Gives idle lanes what they can do.
+    pub(super) fn assign(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.breaker.begin_probe(now) {
+            match self.lanes.iter().position(Option::is_none) {
+                Some(lane) => {
+                    self.lanes[lane] = Some(Busy { priority: Priority::Live, marks: 0 });
+                    actions.push(self.action(lane, Order::Probe { missing_args: self.missing_args }));
+                }
+                // Every lane still works on a batch of before: the first that ends makes room.
+                None => self.breaker = Breaker::Open { until: now, failures: self.breaker.failures() },
+            }
+        }
+        if !self.breaker.is_closed() {
+            return;
+        }
+        for lane in (0..self.lanes.len()).rev() {
+            if self.lanes[lane].is_some() {
+                continue;
+            }
+            let Some(draft) = self.wants(lane).into_iter().find_map(|want| self.changes.take(now, want)) else {
+                continue;
+            };
+            self.lanes[lane] = Some(Busy { priority: draft.priority, marks: draft.marks.len() });
+            actions.push(self.action(lane, Order::Send { draft, missing_args: self.missing_args }));
+        }
+    }
+
+    fn action(&self, lane: usize, order: Order) -> Action {
+        Action { target: self.id, lane: LaneId(u16::try_from(lane).unwrap_or(u16::MAX)), order }
+    }
+
+    /// What an idle lane may take, in this order.
+    fn wants(&self, lane: usize) -> Vec<Want> {
+        let large = Want { large: true, background: true, marks_max: 1 };
+        if self.lanes.len() == 1 {
+            let small = Want { large: false, background: true, marks_max: self.batch_max };
+            return vec![small, large];
+        }
+        if lane == 0 {
+            return vec![large];
+        }
+        // One of the lanes for small files is always free of background work, so that a live change finds it idle.
+        let busy_with_background =
+            self.lanes[1..].iter().flatten().filter(|busy| busy.priority == Priority::Background).count();
+        let small_lanes = self.lanes.len() - 1;
+        let background = busy_with_background + 1 < small_lanes || small_lanes == 1;
+        vec![Want { large: false, background, marks_max: self.batch_max }]
+    }
+
+    pub(super) fn on_seen(&mut self, now: Now, batch: BatchId, marks: &[Mark], large: &[RelPath], later: &[RelPath]) {
+        self.changes.release(now, batch, large, true);
+        self.changes.release(now, batch, later, false);
+        for mark in marks {
+            self.changes.mark(now, mark);
+        }
+    }
+
+    pub(super) fn on_concluded(
+        &mut self,
+        now: Now,
+        lane: LaneId,
+        batch: BatchId,
+        conclusion: Conclusion,
+        rng: &mut fastrand::Rng,
+        notices: &mut Vec<Notice>,
+    ) -> Option<Trouble> {
+        let marks = self.lanes[usize::from(lane.0)].take().map_or(0, |busy| busy.marks);
+        let directories = conclusion.directories;
+        match conclusion.outcome {
+            Outcome::Done(failed) => {
+                self.breaker.succeed();
+                if failed.is_empty() {
+                    self.batch_max = (self.batch_max * 2).min(BATCH_MAX);
+                }
+                self.conclude_done(now, batch, failed, directories, rng, notices);
+            }
+            Outcome::Unclear => self.conclude_without(now, batch, marks, true, rng),
+            Outcome::Nothing => {
+                let theirs = conclusion.trouble.as_ref().is_some_and(|trouble| match trouble.remedy {
+                    // The path of a batch of one may be the reason why the connection broke.
+                    TroubleRemedy::Pause(Pace::Now) => false,
+                    TroubleRemedy::Pause(_)
+                    | TroubleRemedy::PauseFull
+                    | TroubleRemedy::DropMissingArgs
+                    | TroubleRemedy::HoldSource
+                    | TroubleRemedy::Stopping => true,
+                });
+                self.conclude_without(now, batch, marks, !theirs, rng);
+            }
+        }
+        let trouble = conclusion.trouble?;
+        self.on_trouble(now.instant, trouble, rng, notices)
+    }
+
+    fn conclude_done(
+        &mut self,
+        now: Now,
+        batch: BatchId,
+        failed: Vec<FailedMark>,
+        directories: usize,
+        rng: &mut fastrand::Rng,
+        notices: &mut Vec<Notice>,
+    ) {
+        let target = self.id;
+        let mut failed: std::collections::HashMap<RelPath, FailedMark> =
+            failed.into_iter().map(|failed| (failed.path.clone(), failed)).collect();
+        let attempts = self.changes.attempts(batch);
+        let dead_letters = &mut self.dead_letters;
+        let tally = self.changes.conclude(now, batch, |path| match failed.remove(path) {
+            None => {
+                dead_letters.remove(path);
+                Fate::Done
+            }
+            Some(FailedMark { why: Why::Raced, .. }) => Fate::Again { large: false },
+            Some(FailedMark { why: Why::Refused, words, .. }) => {
+                let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
+                let dead_letter = attempts >= ATTEMPTS_MAX;
+                let pause = if dead_letter { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
+                if dead_letter {
+                    dead_letters.insert(path.clone());
+                }
+                notices.push(Notice::PathFailed { target, path: path.clone(), words, attempts, dead_letter });
+                Fate::Retry { not_before: now.instant + pause, alone: false }
+            }
+        });
+        notices.push(Notice::Acknowledged {
+            target,
+            firsts: tally.done_live,
+            background: tally.done_background,
+            directories,
+        });
+    }
+
+    /// Nothing of the batch is known to be on the target. `split` when its own paths may be the reason.
+    fn conclude_without(&mut self, now: Now, batch: BatchId, marks: usize, split: bool, rng: &mut fastrand::Rng) {
+        let attempts = self.changes.attempts(batch);
+        if split {
+            self.batch_max = (marks / 2).max(1);
+        }
+        let alone = split && marks <= 1;
+        self.changes.conclude(now, batch, |path| {
+            if alone {
+                let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
+                let pause =
+                    if attempts >= ATTEMPTS_MAX { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
+                Fate::Retry { not_before: now.instant + pause, alone: true }
+            } else {
+                Fate::Again { large: false }
+            }
+        });
+    }
+
+    pub(super) fn on_probed(
+        &mut self,
+        now: Instant,
+        lane: LaneId,
+        trouble: Option<Trouble>,
+        rng: &mut fastrand::Rng,
+        notices: &mut Vec<Notice>,
+    ) -> Option<Trouble> {
+        self.lanes[usize::from(lane.0)] = None;
+        match trouble {
+            None => {
+                if self.paused_for.take().is_some() {
+                    notices.push(Notice::Resumed { target: self.id, failures: self.breaker.failures() });
+                }
+                self.breaker.close();
+                None
+            }
+            Some(trouble) => {
+                // What it said is the truth now; asking again at once would say the same.
+                let trouble = Trouble {
+                    remedy: match trouble.remedy {
+                        TroubleRemedy::Pause(Pace::Now) => TroubleRemedy::Pause(Pace::Soon),
+                        other => other,
+                    },
+                    ..trouble
+                };
+                let rest = self.on_trouble(now, trouble, rng, notices);
+                if matches!(self.breaker, Breaker::Probing { .. }) {
+                    // Not the target's fault, or mended without a pause: ask again.
+                    self.breaker = Breaker::Open { until: now, failures: self.breaker.failures() };
+                }
+                rest
+            }
+        }
+    }
+
+    /// Acts on trouble; gives back what concerns the whole root.
+    fn on_trouble(
+        &mut self,
+        now: Instant,
+        trouble: Trouble,
+        rng: &mut fastrand::Rng,
+        notices: &mut Vec<Notice>,
+    ) -> Option<Trouble> {
+        let pace = match trouble.remedy {
+            TroubleRemedy::Pause(pace) => pace,
+            TroubleRemedy::PauseFull => {
+                self.batch_max = BATCH_WHEN_FULL;
+                Pace::Slow
+            }
+            TroubleRemedy::DropMissingArgs => {
+                if self.missing_args {
+                    self.missing_args = false;
+                    notices.push(Notice::MissingArgsDropped { target: self.id });
+                }
+                return None;
+            }
+            TroubleRemedy::HoldSource | TroubleRemedy::Stopping => return Some(trouble),
+        };
+        let was_open = matches!(self.breaker, Breaker::Open { .. });
+        self.breaker.fail(now, pace, rng);
+        if let (false, Breaker::Open { until, failures }) = (was_open, self.breaker) {
+            let pause = until.saturating_duration_since(now);
+            // A probe that is about to tell the cause needs no words of its own.
+            if pace != Pace::Now {
+                self.paused_for = Some(trouble.cause);
+                notices.push(Notice::Paused { target: self.id, trouble, failures, pause });
+            }
+        }
+        None
+    }
+
+    pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let due = if self.breaker.is_closed() { self.changes.next_due(now) } else { None };
+        self.breaker.wake_at().into_iter().chain(due).min()
+    }
+
+    pub(super) fn view(&self) -> TargetView {
+        TargetView {
+            target: self.id,
+            pending: self.changes.pending(),
+            background: self.changes.background(),
+            batches: self.changes.batches(),
+            oldest: self.changes.oldest(),
+            dead_letters: self.dead_letters.len(),
+            paused: if self.breaker.is_closed() { None } else { self.paused_for.or(Some("probing")) },
+            widened: self.changes.widened(),
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.lanes.iter().all(Option::is_none)
+    }
+}

@@ -46,6 +46,9 @@ pub enum EntryKind {
 /// Which options a run has (notes/rsync.md 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RunKind {
+    /// The root's own mode and times, and nothing in it. A run of its own: to rsync the root as an entry is a listing,
+    /// so every name in it is excluded, and an excluded entry would not be sent (observed, 3.5.0).
+    RootAttributes,
     /// `--delete-missing-args --force`.
     Points,
     /// The same and `--delete`.
@@ -125,6 +128,7 @@ pub fn plan(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Pla
         changed: Vec::new(),
         largest: [0; 2],
         surveyed: 0,
+        root_attributes: false,
     };
     for (mark, sighting) in draft.marks.iter().zip(sightings) {
         planner.add(mark, sighting);
@@ -144,6 +148,7 @@ struct Planner<'a> {
     largest: [u64; 2],
     /// Entries of the listings and subtrees so far.
     surveyed: usize,
+    root_attributes: bool,
 }
 
 impl Planner<'_> {
@@ -291,11 +296,7 @@ impl Planner<'_> {
         };
         // Two runs cost more than some small files sent twice.
         if !self.resend.is_empty() && self.largest[0] <= RESEND_ANYWAY {
-            // The root's own entry is a listing of its files to rsync, which `-I` would send again.
-            let (root, others): (Vec<_>, Vec<_>) =
-                std::mem::take(&mut self.compare).into_iter().partition(|(path, _)| path.is_root());
-            self.resend.extend(others);
-            self.compare = root;
+            self.resend.append(&mut self.compare);
             self.largest[1] = self.largest[1].max(self.largest[0]);
         }
         let mut add = |kind, resend, whole, size_max, mut entries: Vec<(RelPath, EntryKind)>| {
@@ -310,6 +311,9 @@ impl Planner<'_> {
         add(RunKind::Points, true, whole(self.largest[1]), None, self.resend);
         add(RunKind::Points, false, whole(self.largest[0]), None, self.compare);
         add(RunKind::Points, true, false, None, self.changed);
+        if self.root_attributes {
+            add(RunKind::RootAttributes, false, false, None, vec![(RelPath::root(), EntryKind::Listing)]);
+        }
         self.plan
     }
 }

@@ -45,11 +45,17 @@ pub fn arguments(transport: &Transport, filter: &Filter, run: &Run, missing_args
     if run.whole {
         add("-W");
     }
-    add("--force");
-    if missing_args {
-        add("--delete-missing-args");
+    match run.kind {
+        RunKind::RootAttributes => add("--filter=- /*"),
+        RunKind::Points | RunKind::Listing | RunKind::Subtree => {
+            add("--force");
+            if missing_args {
+                add("--delete-missing-args");
+            }
+        }
     }
     match run.kind {
+        RunKind::RootAttributes => {}
         // Deletes nothing by itself here, but only with it does a remote receiver learn the rules, and spares what they
         // exclude when it deletes a directory that is gone (observed, 3.5.0).
         RunKind::Points if filter.protects() => add("--delete"),
@@ -60,16 +66,16 @@ pub fn arguments(transport: &Transport, filter: &Filter, run: &Run, missing_args
             add("--delete");
         }
     }
-    if run.kind != RunKind::Points {
-        if transport.one_file_system {
-            add("-x");
+    match run.kind {
+        RunKind::RootAttributes | RunKind::Points => {}
+        RunKind::Listing | RunKind::Subtree => {
+            if transport.one_file_system {
+                add("-x");
+            }
+            if let Some(size) = run.size_max {
+                add(&format!("--max-size={size}"));
+            }
         }
-        if let Some(size) = run.size_max {
-            add(&format!("--max-size={size}"));
-        }
-    } else if run.entries.iter().any(|(path, _)| path.is_root()) {
-        // The root as an entry is a listing to rsync; with every name in it excluded only its attributes are left.
-        add("--filter=- /*");
     }
     add("--from0");
     add("--files-from=-");
@@ -86,8 +92,10 @@ pub fn arguments(transport: &Transport, filter: &Filter, run: &Run, missing_args
             }
         }
     }
-    if run.kind != RunKind::Points || filter.protects() {
-        arguments.extend(filter.rsync_arguments());
+    match run.kind {
+        RunKind::RootAttributes => {}
+        RunKind::Points if !filter.protects() => {}
+        RunKind::Points | RunKind::Listing | RunKind::Subtree => arguments.extend(filter.rsync_arguments()),
     }
     arguments.push(OsString::from("--"));
     arguments.push(OsString::from(format!("/proc/self/fd/{root}/")));
@@ -184,7 +192,10 @@ mod tests {
 
     #[test]
     fn the_roots_attributes_go_without_its_files() {
-        assert!(line("/target", &run(RunKind::Points, "")).contains("--filter=- /*"));
+        assert_eq!(
+            line("/target", &run(RunKind::RootAttributes, "")),
+            "-a --modify-window=-1 --filter=- /* --from0 --files-from=- --timeout=60 -- /proc/self/fd/100/ /target/"
+        );
     }
 
     #[test]

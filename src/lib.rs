@@ -20,4 +20,5 @@ pub mod watch;
 pub mod plan;
 pub mod dispatch;
 pub mod worker;
+pub mod daemon;
 pub mod lab;

@@ -216,6 +216,10 @@ impl TargetState {
                 Fate::Retry { not_before: now.instant + pause, alone: false }
             }
         });
+        for (path, failed) in failed {
+            // Attributes of a directory above the batch: its entries are there, the directory's times or mode are not.
+            notices.push(Notice::PathFailed { target, path, words: failed.words, attempts: 1, dead_letter: false });
+        }
         notices.push(Notice::Acknowledged {
             target,
             firsts: tally.done_live,

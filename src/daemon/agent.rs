@@ -1,0 +1,376 @@
+//! Starting the threads of all roots, and ending them.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::{Poll, Waker};
+use parking_lot::Mutex;
+
+use super::inbox::{ErrandBox, Inbox};
+use super::lane::{Ending, LaneInbox, LaneLoop};
+use super::links::{LinkLoop, LinkSearch};
+use super::pipeline::{Pipeline, RootStatus, TargetLog};
+use super::shard::{ShardLoop, WAKE};
+use crate::change::{ChangeSetOptions, SettleOptions};
+use crate::dispatch::{Dispatcher, LaneId, TargetOptions};
+use crate::filter::Filter;
+use crate::plan::LinkTable;
+use crate::sys::child::Inherited;
+use crate::sys::clock;
+use crate::target::TargetId;
+use crate::watch::{Shard, ShardId, ShardOptions, Source, StartError};
+use crate::worker::command::Transport;
+use crate::worker::run::Supervisor;
+use crate::worker::ship::Shipper;
+
+/// How long the batches in flight may go on after the first request to stop.
+const FINISH_WAIT: Duration = Duration::from_secs(5);
+
+/// After that they are terminated; this much later they are killed.
+const TERMINATE_WAIT: Duration = Duration::from_secs(3);
+
+/// A root to be kept the same on its targets.
+#[derive(Debug, Clone)]
+pub struct RootSetup {
+    /// Its name in logs.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is kept the same.
+    pub filter: Filter,
+    /// Directories on other file systems are not entered.
+    pub one_file_system: bool,
+    /// Shards, at least one.
+    pub shards: u16,
+    /// Settle times.
+    pub settle: SettleOptions,
+    /// Where it is sent.
+    pub targets: Vec<TargetSetup>,
+}
+
+/// A target of a root.
+#[derive(Debug, Clone)]
+pub struct TargetSetup {
+    /// Its name in logs.
+    pub name: String,
+    /// How it is reached.
+    pub transport: Transport,
+    /// rsync processes at the same time.
+    pub lanes: u16,
+    /// Files above this go to the large lane. Unit: bytes.
+    pub large: u64,
+    /// Marks kept while it is away, before they widen.
+    pub backlog: usize,
+}
+
+/// Why an agent could not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The root is not there, or cannot be read.
+    #[error("cannot open the root {path}")]
+    Root {
+        /// The configured path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// The root cannot be watched.
+    #[error("cannot watch the root {path}")]
+    Watch {
+        /// The configured path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: StartError,
+    },
+    /// No inotify instance, descriptor or thread is to be had.
+    #[error("cannot set up {what}")]
+    Resources {
+        /// What for.
+        what: &'static str,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// A thread ended with an error.
+    #[error("the thread {thread} ended")]
+    Thread {
+        /// Its name.
+        thread: String,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// The running threads of all roots.
+#[derive(Debug)]
+pub struct Agent {
+    roots: Vec<RunningRoot>,
+}
+
+#[derive(Debug)]
+struct RunningRoot {
+    name: String,
+    source: Arc<Source>,
+    status: Arc<Mutex<RootStatus>>,
+    stop: Arc<AtomicBool>,
+    in_flight: Arc<AtomicU64>,
+    inbox: Arc<Inbox>,
+    errands: Vec<Arc<ErrandBox>>,
+    lanes: Vec<Arc<LaneInbox>>,
+    links: Arc<LinkSearch>,
+    pipeline: Option<JoinHandle<io::Result<()>>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+fn resources(what: &'static str) -> impl Fn(io::Error) -> AgentError {
+    move |error| AgentError::Resources { what, error }
+}
+
+fn spawn(
+    name: String,
+    body: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<io::Result<()>>, AgentError> {
+    std::thread::Builder::new().name(name).spawn(body).map_err(resources("a thread"))
+}
+
+impl Agent {
+    /// Starts every root; `seed` decides the jitter of all pauses.
+    ///
+    /// # Errors
+    /// The first root that cannot be started; what was started before is stopped again.
+    pub fn start(roots: Vec<RootSetup>, seed: u64) -> Result<Self, AgentError> {
+        let mut agent = Self { roots: Vec::new() };
+        for (index, root) in roots.into_iter().enumerate() {
+            match start_root(root, seed.wrapping_add(index as u64)) {
+                Ok(running) => agent.roots.push(running),
+                Err(error) => {
+                    agent.stop();
+                    agent.kill();
+                    let _first_error_counts = agent.join();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(agent)
+    }
+
+    /// What every root says of itself.
+    #[must_use]
+    pub fn status(&self) -> Vec<(String, RootStatus)> {
+        self.roots.iter().map(|root| (root.name.clone(), root.status.lock().clone())).collect()
+    }
+
+    /// Directories watched, over all roots.
+    #[must_use]
+    pub fn watched(&self) -> i64 {
+        self.roots.iter().map(|root| root.source.reading().watched).sum()
+    }
+
+    /// Whether a thread ended although nobody asked it to.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.roots.iter().any(|root| {
+            !root.stop.load(Ordering::Acquire) && root.threads.iter().chain(&root.pipeline).any(JoinHandle::is_finished)
+        })
+    }
+
+    /// Takes no further batches; those in flight go on.
+    pub fn stop(&self) {
+        for root in &self.roots {
+            root.stop.store(true, Ordering::Release);
+            root.inbox.wake();
+            root.links.stop();
+            for errands in &root.errands {
+                errands.wake();
+            }
+        }
+    }
+
+    /// Whether no batch is in flight any more.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.roots.iter().all(|root| root.pipeline.as_ref().is_none_or(JoinHandle::is_finished))
+    }
+
+    /// How long to wait in [`Self::is_quiet`] before [`Self::terminate`], and then before [`Self::kill`].
+    #[must_use]
+    pub fn patience() -> (Duration, Duration) {
+        (FINISH_WAIT, TERMINATE_WAIT)
+    }
+
+    /// Terminates the batches in flight.
+    pub fn terminate(&self) {
+        self.end_lanes(Ending::Terminate);
+    }
+
+    /// Kills the batches in flight.
+    pub fn kill(&self) {
+        self.end_lanes(Ending::Kill);
+    }
+
+    fn end_lanes(&self, ending: Ending) {
+        for lane in self.roots.iter().flat_map(|root| &root.lanes) {
+            lane.end(ending);
+        }
+    }
+
+    /// Waits for every thread. Call [`Self::stop`] before.
+    ///
+    /// # Errors
+    /// The first error that a thread ended with.
+    pub fn join(mut self) -> Result<(), AgentError> {
+        let mut first = Ok(());
+        for root in &mut self.roots {
+            let mut join = |thread: JoinHandle<io::Result<()>>| {
+                let name = thread.thread().name().unwrap_or("unnamed").to_owned();
+                let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+                if let (Err(error), true) = (ended, first.is_ok()) {
+                    first = Err(AgentError::Thread { thread: name, error });
+                }
+            };
+            if let Some(pipeline) = root.pipeline.take() {
+                join(pipeline);
+            }
+            for lane in &root.lanes {
+                lane.end(Ending::Finish);
+            }
+            for thread in root.threads.drain(..) {
+                join(thread);
+            }
+        }
+        first
+    }
+}
+
+fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
+    let started = clock::now();
+    let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
+        .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
+    let source = Arc::new(source);
+    let stop = Arc::new(AtomicBool::new(false));
+    let links = Arc::new(Mutex::new(LinkTable::default()));
+    let status = Arc::new(Mutex::new(RootStatus::default()));
+    let in_flight = Arc::new(AtomicU64::new(0));
+    let inherited = Arc::new(Inherited::duplicate(&source.root).map_err(resources("a descriptor of the root"))?);
+
+    let poll = Poll::new().map_err(resources("an event loop"))?;
+    let waker = Waker::new(poll.registry(), WAKE).map_err(resources("an event loop"))?;
+    let lanes_total = root.targets.iter().map(|target| usize::from(target.lanes.max(1))).sum();
+    let inbox = Inbox::new(waker, lanes_total);
+
+    // Everything that can fail comes before the first thread, so that nothing has to be undone.
+    let mut shards = Vec::new();
+    let mut errands = Vec::new();
+    for number in 0..root.shards.max(1) {
+        let options = ShardOptions { id: ShardId(number), shards: root.shards.max(1) };
+        let mut shard = Shard::create(Arc::clone(&source), options).map_err(resources("an inotify instance"))?;
+        shard.start().map_err(|error| AgentError::Watch { path: root.path.clone(), error })?;
+        let poll = Poll::new().map_err(resources("an event loop"))?;
+        let waker = Waker::new(poll.registry(), WAKE).map_err(resources("an event loop"))?;
+        errands.push(ErrandBox::new(waker));
+        shards.push((shard, poll));
+    }
+    let mut supervisors = Vec::new();
+    for target in &root.targets {
+        for _lane in 0..target.lanes.max(1) {
+            supervisors.push(Supervisor::create().map_err(resources("an event loop"))?);
+        }
+    }
+
+    let mut threads = Vec::new();
+    let (search, parker) = LinkSearch::new();
+    let mut lanes = Vec::new();
+    let mut supervisors = supervisors.into_iter();
+    for (index, target) in root.targets.iter().enumerate() {
+        let id = TargetId(u16::try_from(index).unwrap_or(u16::MAX));
+        let mut of_target = Vec::new();
+        for (number, supervisor) in (0..target.lanes.max(1)).zip(&mut supervisors) {
+            let lane_inbox = LaneInbox::new(supervisor.waker());
+            let lane = LaneLoop {
+                target: id,
+                lane: LaneId(number),
+                inbox: Arc::clone(&lane_inbox),
+                reports: Arc::clone(&inbox),
+                supervisor,
+                shipper: Shipper {
+                    source: Arc::clone(&source),
+                    root: Arc::clone(&inherited),
+                    links: Arc::clone(&links),
+                    transport: target.transport.clone(),
+                    large: target.large,
+                },
+                links: Arc::clone(&search),
+            };
+            threads.push(spawn(format!("lane-{index}-{number}"), move || lane.run())?);
+            of_target.push(lane_inbox);
+        }
+        lanes.push(of_target);
+    }
+    let options: Vec<TargetOptions> = root
+        .targets
+        .iter()
+        .map(|target| TargetOptions {
+            lanes: target.lanes.max(1),
+            changes: ChangeSetOptions { settle: root.settle, marks_max: target.backlog },
+        })
+        .collect();
+    let pipeline = Pipeline {
+        source: Arc::clone(&source),
+        dispatcher: Dispatcher::new(&options, seed),
+        poll,
+        inbox: Arc::clone(&inbox),
+        lanes: lanes.clone(),
+        logs: root.targets.iter().map(|target| TargetLog::new(target.name.clone())).collect(),
+        status: Arc::clone(&status),
+        stop: Arc::clone(&stop),
+        in_flight: Arc::clone(&in_flight),
+        started,
+    };
+    let pipeline = spawn("dispatcher".to_owned(), move || pipeline.run())?;
+    let link_loop =
+        LinkLoop { search: Arc::clone(&search), parker, source: Arc::clone(&source), links, inbox: Arc::clone(&inbox) };
+    threads.push(spawn("links".to_owned(), move || {
+        link_loop.run();
+        Ok(())
+    })?);
+    for (number, (shard, poll)) in shards.into_iter().enumerate() {
+        let shard_loop = ShardLoop {
+            shard,
+            poll,
+            inbox: Arc::clone(&inbox),
+            errands: errands.clone(),
+            stop: Arc::clone(&stop),
+            source: Arc::clone(&source),
+            kept: Vec::new(),
+            waiting_errands: Vec::new(),
+            started: false,
+        };
+        threads.push(spawn(format!("shard-{number}"), move || shard_loop.run())?);
+    }
+    Ok(RunningRoot {
+        name: root.name,
+        source,
+        status,
+        stop,
+        in_flight,
+        inbox,
+        errands,
+        lanes: lanes.into_iter().flatten().collect(),
+        links: search,
+        pipeline: Some(pipeline),
+        threads,
+    })
+}
+
+/// A moment this much later, for waits of the caller.
+#[must_use]
+pub fn deadline_in(span: Duration) -> Instant {
+    clock::now() + span
+}

@@ -1,0 +1,121 @@
+//! The loop of one lane's thread: take an order, supervise its rsync, report.
+//!
+//! The thread is permanent, because its children die with it (`PR_SET_PDEATHSIG`).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use mio::Waker;
+
+use super::inbox::{Inbox, wake};
+use super::links::LinkSearch;
+use crate::dispatch::{LaneId, Order, Report};
+use crate::target::TargetId;
+use crate::worker::run::{Supervisor, Urgency};
+use crate::worker::ship::{Shipper, Surroundings};
+
+/// What a lane is sent.
+#[derive(Debug)]
+pub(super) struct LaneInbox {
+    /// At most one: a lane is given an order only when it is idle.
+    pub orders: ArrayQueue<Order>,
+    pub waker: Arc<Waker>,
+    urgency: AtomicU8,
+}
+
+impl LaneInbox {
+    pub(super) fn new(waker: Arc<Waker>) -> Arc<Self> {
+        Arc::new(Self { orders: ArrayQueue::new(1), waker, urgency: AtomicU8::new(Ending::GoOn as u8) })
+    }
+
+    pub(super) fn order(&self, order: Order) {
+        let given = self.orders.push(order);
+        assert!(given.is_ok(), "a lane is given an order only when it is idle");
+        wake(&self.waker);
+    }
+
+    /// Makes the lane end, as soon as `ending` says.
+    pub(super) fn end(&self, ending: Ending) {
+        self.urgency.fetch_max(ending as u8, Ordering::AcqRel);
+        wake(&self.waker);
+    }
+
+    fn ending(&self) -> Ending {
+        match self.urgency.load(Ordering::Acquire) {
+            0 => Ending::GoOn,
+            1 => Ending::Finish,
+            2 => Ending::Terminate,
+            _ => Ending::Kill,
+        }
+    }
+}
+
+/// How soon a lane ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Ending {
+    /// Not at all.
+    GoOn = 0,
+    /// After the rsync that runs now.
+    Finish = 1,
+    /// TERM to it, KILL after a grace.
+    Terminate = 2,
+    /// KILL.
+    Kill = 3,
+}
+
+pub(super) struct LaneLoop {
+    pub target: TargetId,
+    pub lane: LaneId,
+    pub inbox: Arc<LaneInbox>,
+    pub reports: Arc<Inbox>,
+    pub supervisor: Supervisor,
+    pub shipper: Shipper,
+    pub links: Arc<LinkSearch>,
+}
+
+impl LaneLoop {
+    /// Runs until it is told to end and has nothing under way.
+    ///
+    /// # Errors
+    /// When the poll is broken.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        loop {
+            let Some(order) = self.inbox.orders.pop() else {
+                if self.inbox.ending() != Ending::GoOn {
+                    return Ok(());
+                }
+                self.supervisor.rest(None)?;
+                continue;
+            };
+            let (inbox, reports, links) = (&self.inbox, &self.reports, &self.links);
+            let (target, lane) = (self.target, self.lane);
+            let mut running = false;
+            let urgency = || match inbox.ending() {
+                Ending::GoOn | Ending::Finish => Urgency::None,
+                Ending::Terminate => Urgency::Terminate,
+                Ending::Kill => Urgency::Kill,
+            };
+            let mut seen = |report: Report| {
+                running = true;
+                reports.send_report(target, lane, report);
+            };
+            let mut around = Surroundings {
+                supervisor: &mut self.supervisor,
+                urgency: &urgency,
+                seen: &mut seen,
+                search_links: &|| links.ask(),
+            };
+            let report = match &order {
+                Order::Send { draft, missing_args } => Report::Concluded {
+                    batch: draft.batch,
+                    conclusion: self.shipper.ship(draft, *missing_args, &mut around),
+                },
+                Order::Probe { missing_args } => Report::Probed(self.shipper.probe(*missing_args, &mut around)),
+            };
+            self.reports.send_report(target, lane, report);
+        }
+    }
+}

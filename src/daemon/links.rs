@@ -1,0 +1,111 @@
+//! The thread that finds the names of shared inodes: asked by lanes, it walks the root by inode numbers.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam::sync::{Parker, Unparker};
+use parking_lot::Mutex;
+
+use super::inbox::Inbox;
+use crate::change::{Content, Mark, MarkKind};
+use crate::plan::{LinkTable, search_links};
+use crate::sys::clock;
+use crate::watch::Source;
+
+/// Between two searches at least, and at least this many times the search's own time: a search costs a twentieth of
+/// one core at most.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_FACTOR: u32 = 20;
+
+/// Asks for a search.
+#[derive(Debug)]
+pub(super) struct LinkSearch {
+    wanted: AtomicBool,
+    stop: AtomicBool,
+    unparker: Unparker,
+}
+
+impl LinkSearch {
+    pub(super) fn new() -> (Arc<Self>, Parker) {
+        let parker = Parker::new();
+        let search =
+            Self { wanted: AtomicBool::new(false), stop: AtomicBool::new(false), unparker: parker.unparker().clone() };
+        (Arc::new(search), parker)
+    }
+
+    pub(super) fn ask(&self) {
+        if !self.wanted.swap(true, Ordering::AcqRel) {
+            self.unparker.unpark();
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.unparker.unpark();
+    }
+}
+
+pub(super) struct LinkLoop {
+    pub search: Arc<LinkSearch>,
+    pub parker: Parker,
+    pub source: Arc<Source>,
+    pub links: Arc<Mutex<LinkTable>>,
+    pub inbox: Arc<Inbox>,
+}
+
+impl LinkLoop {
+    pub(super) fn run(self) {
+        while !self.search.stop.load(Ordering::Acquire) {
+            if !self.search.wanted.swap(false, Ordering::AcqRel) {
+                self.parker.park();
+                continue;
+            }
+            let started = clock::now();
+            self.search_once();
+            let rest_until = clock::now() + PAUSE_MIN.max((clock::now() - started) * PAUSE_FACTOR);
+            while clock::now() < rest_until && !self.search.stop.load(Ordering::Acquire) {
+                self.parker.park_deadline(rest_until);
+            }
+        }
+    }
+
+    /// Finds names, notes them, and marks those that were not known: what was written meanwhile is theirs too.
+    fn search_once(&self) {
+        let wanted = self.links.lock().incomplete();
+        if wanted.is_empty() {
+            return;
+        }
+        let device = self.source.one_file_system.then_some(self.source.device);
+        let go_on = || !self.search.stop.load(Ordering::Acquire);
+        let found = search_links(self.source.root.as_fd(), device, &self.source.filter, &wanted, &go_on);
+        let mut marks = Vec::new();
+        {
+            let mut links = self.links.lock();
+            for name in found {
+                let known = links.knows(&name.path);
+                links.note(&name.path, name.identity, name.links);
+                if !known {
+                    let mut mark = Mark::new(name.path, MarkKind::Point).content(Content::Resend);
+                    mark.derived = true;
+                    mark.changes_names = false;
+                    marks.push(mark);
+                }
+            }
+            for (identity, count) in wanted {
+                links.searched(identity, count);
+            }
+        }
+        let mut waiting = marks;
+        while !waiting.is_empty() && go_on() {
+            match self.inbox.send_marks(waiting) {
+                Ok(()) => return,
+                Err(back) => {
+                    waiting = back;
+                    self.parker.park_timeout(Duration::from_millis(20));
+                }
+            }
+        }
+    }
+}

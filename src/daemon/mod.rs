@@ -1,0 +1,14 @@
+//! Wiring: threads, queues, wakers, shutdown. The only module that sees every stage.
+//!
+//! Threads of a root (ARCHITECTURE.md has the table): one per shard, one dispatcher, one per lane of each target, one
+//! that searches the names of shared inodes. Each has a closed set of inputs and is joined at the end.
+
+mod agent;
+mod inbox;
+mod lane;
+mod links;
+mod pipeline;
+mod shard;
+
+pub use agent::{Agent, AgentError, RootSetup, TargetSetup};
+pub use pipeline::{RootStatus, TargetStatus};

@@ -1,0 +1,290 @@
+//! The loop of a root's dispatcher thread, and what it tells of itself.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use mio::{Events, Poll};
+use parking_lot::Mutex;
+
+use super::inbox::Inbox;
+use super::lane::LaneInbox;
+use crate::change::{Mark, MarkKind, Now, Priority};
+use crate::dispatch::{Dispatcher, Notice, TargetView};
+use crate::path::RelPath;
+use crate::sys::clock;
+use crate::watch::Source;
+
+/// Between two readings for `status` and the progress line.
+const STATUS_PAUSE: Duration = Duration::from_millis(200);
+
+/// Lines about single paths in one such span, per target; the rest is summed up.
+const LINES_MAX: u32 = 10;
+const LINES_SPAN: Duration = Duration::from_secs(60);
+
+/// What a root says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct RootStatus {
+    /// All directories are watched: changes flow.
+    pub live: bool,
+    /// Nothing is sent because the root is not what it was.
+    pub held: bool,
+    /// Its targets.
+    pub targets: Vec<TargetStatus>,
+}
+
+/// What a target says of itself.
+#[derive(Debug, Clone)]
+pub struct TargetStatus {
+    /// Its name.
+    pub name: String,
+    /// Backlog, state.
+    pub view: TargetView,
+    /// Age of the oldest change that is not on it yet.
+    pub lag: Duration,
+    /// The comparison of the start is through.
+    pub compared: bool,
+    /// Directories compared so far.
+    pub directories: u64,
+    /// Live changes acknowledged so far.
+    pub acknowledged: u64,
+}
+
+pub(super) struct TargetLog {
+    pub name: String,
+    pub latency: Histogram<u64>,
+    pub acknowledged: u64,
+    pub directories: u64,
+    pub compared: bool,
+    lines: u32,
+    lines_since: Instant,
+    suppressed: u64,
+}
+
+impl TargetLog {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            // 10 µs to 1 day in two digits: 30 KiB.
+            latency: Histogram::new_with_bounds(10, 86_400_000_000, 2).expect("constant bounds"),
+            acknowledged: 0,
+            directories: 0,
+            compared: false,
+            lines: 0,
+            lines_since: clock::now(),
+            suppressed: 0,
+        }
+    }
+
+    /// Whether another line about a single path may be written now.
+    fn may_speak(&mut self, now: Instant, root: &str) -> bool {
+        if now.saturating_duration_since(self.lines_since) >= LINES_SPAN {
+            if self.suppressed > 0 {
+                tracing::warn!(root, target = self.name, lines = self.suppressed, "more path failures were not logged");
+            }
+            (self.lines, self.suppressed, self.lines_since) = (0, 0, now);
+        }
+        self.lines += 1;
+        if self.lines > LINES_MAX {
+            self.suppressed += 1;
+        }
+        self.lines <= LINES_MAX
+    }
+}
+
+pub(super) struct Pipeline {
+    pub source: Arc<Source>,
+    pub dispatcher: Dispatcher,
+    pub poll: Poll,
+    pub inbox: Arc<Inbox>,
+    pub lanes: Vec<Vec<Arc<LaneInbox>>>,
+    pub logs: Vec<TargetLog>,
+    pub status: Arc<Mutex<RootStatus>>,
+    pub stop: Arc<AtomicBool>,
+    pub in_flight: Arc<AtomicU64>,
+    pub started: Instant,
+}
+
+impl Pipeline {
+    /// Runs until it is told to stop and no lane works.
+    ///
+    /// # Errors
+    /// When the poll is broken.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(4);
+        let mut told_at = clock::now();
+        let mut untold = true;
+        let mut live = false;
+        loop {
+            let stopping = self.stop.load(Ordering::Acquire);
+            if stopping {
+                self.dispatcher.stop();
+            }
+            let now = Now { instant: clock::now(), wall: clock::coarse_now() };
+            if !live && self.source.is_settled() {
+                live = true;
+                self.begin(now);
+                untold = true;
+            }
+            // One turn takes what is there now, so that a flood of marks does not keep the lanes idle.
+            for _batch in 0..self.inbox.marks.len() {
+                let Some(marks) = self.inbox.marks.pop() else { break };
+                self.dispatcher.on_marks(now, &marks);
+                untold = true;
+            }
+            while let Some((target, lane, report)) = self.inbox.reports.pop() {
+                for notice in self.dispatcher.on_report(now, target, lane, report) {
+                    self.tell(now.instant, notice);
+                }
+                untold = true;
+            }
+            for action in self.dispatcher.on_tick(now.instant) {
+                self.lanes[usize::from(action.target.0)][usize::from(action.lane.0)].order(action.order);
+            }
+            self.in_flight.store(u64::from(!self.dispatcher.is_idle()), Ordering::Release);
+            if stopping && self.dispatcher.is_idle() {
+                self.publish(now.instant, live);
+                return Ok(());
+            }
+            if untold && now.instant.saturating_duration_since(told_at) >= STATUS_PAUSE {
+                self.publish(now.instant, live);
+                (told_at, untold) = (now.instant, false);
+            }
+            let wake_at = self.dispatcher.wake_at(now.instant);
+            let tell_at = untold.then(|| told_at + STATUS_PAUSE);
+            let wait = wake_at.into_iter().chain(tell_at).min();
+            // A millisecond is the poll's grain: rounding down would spin.
+            let wait = wait.map(|at| at.saturating_duration_since(clock::now()));
+            let wait = if self.inbox.marks.is_empty() { wait } else { Some(Duration::ZERO) };
+            match self.poll.poll(&mut events, wait) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => other?,
+            }
+        }
+    }
+
+    /// Every directory is watched: say so, and compare everything in the background.
+    fn begin(&mut self, now: Now) {
+        let reading = self.source.reading();
+        tracing::info!(
+            root = self.source.name,
+            path = %self.source.path.display(),
+            took_ms = u64::try_from((now.instant - self.started).as_millis()).unwrap_or(u64::MAX),
+            unwatched = reading.unwatched,
+            "live: watching {} directories; comparing everything in the background",
+            reading.watched
+        );
+        let everything = Mark::new(RelPath::root(), MarkKind::Subtree).priority(Priority::Background);
+        self.dispatcher.on_marks(now, &[everything]);
+    }
+
+    fn publish(&mut self, now: Instant, live: bool) {
+        let views = self.dispatcher.views();
+        for (log, view) in self.logs.iter_mut().zip(&views) {
+            if live && !log.compared && view.background == 0 {
+                log.compared = true;
+                tracing::info!(
+                    root = self.source.name,
+                    target = log.name,
+                    directories = log.directories,
+                    took_ms = u64::try_from((now - self.started).as_millis()).unwrap_or(u64::MAX),
+                    "everything is compared: the target is the same but for what is pending"
+                );
+            }
+        }
+        let targets = self
+            .logs
+            .iter()
+            .zip(views)
+            .map(|(log, view)| TargetStatus {
+                name: log.name.clone(),
+                lag: view.oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest)),
+                compared: log.compared,
+                directories: log.directories,
+                acknowledged: log.acknowledged,
+                view,
+            })
+            .collect();
+        *self.status.lock() = RootStatus { live, held: self.dispatcher.is_held(), targets };
+    }
+
+    fn tell(&mut self, now: Instant, notice: Notice) {
+        let root = self.source.name.as_str();
+        match notice {
+            Notice::Acknowledged { target, firsts, background: _, directories } => {
+                let log = &mut self.logs[usize::from(target.0)];
+                log.acknowledged += firsts.len() as u64;
+                log.directories += directories as u64;
+                for first in firsts {
+                    let micros = now.saturating_duration_since(first).as_micros();
+                    log.latency.saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
+                }
+            }
+            Notice::PathFailed { target, path, words, attempts, dead_letter } => {
+                let log = &mut self.logs[usize::from(target.0)];
+                if log.may_speak(now, root) {
+                    let target = log.name.as_str();
+                    if dead_letter {
+                        tracing::error!(root, target, path = %path, words, attempts, "dead letter: retried every 10 min");
+                    } else {
+                        tracing::warn!(root, target, path = %path, words, attempts, "path failed: retrying");
+                    }
+                }
+            }
+            Notice::Paused { target, trouble, failures, pause } => {
+                // The first failure by name; later ones as the pauses grow, so the lines stay few.
+                let target = self.logs[usize::from(target.0)].name.as_str();
+                tracing::error!(
+                    root,
+                    target,
+                    cause = trouble.cause,
+                    words = trouble.words,
+                    hint = trouble.hint.unwrap_or(""),
+                    failures,
+                    retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                    "target does not take changes: they are kept"
+                );
+            }
+            Notice::Resumed { target, failures } => {
+                let target = self.logs[usize::from(target.0)].name.as_str();
+                tracing::info!(root, target, failures, "target takes changes again");
+            }
+            Notice::MissingArgsDropped { target } => {
+                let target = self.logs[usize::from(target.0)].name.as_str();
+                tracing::warn!(
+                    root,
+                    target,
+                    "the receiver cannot take --delete-missing-args (rsync 3.0.x, 3.4.3): deletes go as listings"
+                );
+            }
+            Notice::Held { trouble } => {
+                tracing::error!(
+                    root,
+                    words = trouble.words,
+                    "held: the root is not what it was; nothing is sent and nothing is deleted until it is back"
+                );
+            }
+            Notice::Released => tracing::info!(root, "the root is back: sending again"),
+        }
+    }
+
+    /// The latencies, for the line at the end.
+    pub(super) fn say_latencies(&self) {
+        for log in &self.logs {
+            if !log.latency.is_empty() {
+                let ms = |quantile: f64| log.latency.value_at_quantile(quantile) as f64 / 1000.0;
+                tracing::info!(
+                    root = self.source.name,
+                    target = log.name,
+                    acknowledged = log.acknowledged,
+                    p50_ms = ms(0.5),
+                    p99_ms = ms(0.99),
+                    max_ms = log.latency.max() as f64 / 1000.0,
+                    "latency from the first event to the acknowledgement"
+                );
+            }
+        }
+    }
+}

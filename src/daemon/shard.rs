@@ -1,0 +1,146 @@
+//! The loop of one shard's thread: wait, pause, drain, walk, hand over.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::inbox::{ErrandBox, Inbox};
+use crate::change::{Content, Mark, MarkKind, Priority};
+use crate::path::RelPath;
+use crate::sys::clock;
+use crate::watch::{Errand, Shard};
+
+pub(super) const WAKE: Token = Token(0);
+const EVENTS: Token = Token(1);
+
+/// Between the wake-up and the read when the shard was idle: long enough that a small file's create, write and close
+/// are read together, short enough not to be seen.
+const PAUSE_IDLE: Duration = Duration::from_millis(1);
+
+/// The same under load, where it saves the reader and the writers 60 % of their cost (notes/kernel.md 1.1).
+const PAUSE_BUSY: Duration = Duration::from_millis(3);
+
+/// A drain within this time of the last one means load.
+const BUSY_WITHIN: Duration = Duration::from_millis(20);
+
+/// Directories walked between two looks at the queue.
+const WALK_SLICE: usize = 256;
+
+/// Marks kept while the dispatcher's queue is full, before they widen to one mark on the whole root.
+const KEPT_MAX: usize = 200_000;
+
+/// Between two attempts to hand over kept marks.
+const KEPT_PAUSE: Duration = Duration::from_millis(5);
+
+pub(super) struct ShardLoop {
+    pub shard: Shard,
+    pub poll: Poll,
+    pub inbox: Arc<Inbox>,
+    pub errands: Vec<Arc<ErrandBox>>,
+    pub stop: Arc<AtomicBool>,
+    pub source: Arc<crate::watch::Source>,
+    pub kept: Vec<Mark>,
+    pub waiting_errands: Vec<Errand>,
+    pub started: bool,
+}
+
+impl ShardLoop {
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// When the inotify instance or the poll is broken: nothing can be trusted then and the agent ends.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let raw = self.shard.raw();
+        self.poll.registry().register(&mut SourceFd(&raw), EVENTS, Interest::READABLE)?;
+        let mut events = Events::with_capacity(16);
+        let mut readable = true;
+        let mut read_at: Option<Instant> = None;
+        let mut last_drain = clock::now();
+        loop {
+            let now = clock::now();
+            let tick = self.shard.on_tick(now);
+            let walking = self.shard.work(0);
+            self.hand_over();
+            let timeout = if walking || (readable && read_at.is_none()) {
+                Some(Duration::ZERO)
+            } else {
+                let kept = (!self.kept.is_empty()).then(|| now + KEPT_PAUSE);
+                let wake_at = tick.into_iter().chain(read_at).chain(kept).min();
+                wake_at.map(|at| at.saturating_duration_since(now))
+            };
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            if self.stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let now = clock::now();
+            for event in &events {
+                if event.token() == EVENTS && read_at.is_none() && !readable {
+                    // Wait a little: more of the same file is on its way.
+                    let busy = now.saturating_duration_since(last_drain) < BUSY_WITHIN;
+                    read_at = Some(now + if busy { PAUSE_BUSY } else { PAUSE_IDLE });
+                }
+            }
+            if readable || read_at.is_some_and(|at| at <= now) {
+                read_at = None;
+                // Edge-triggered: until the queue was read to its end there will be no further event.
+                readable = !self.shard.drain()?;
+                last_drain = clock::now();
+            }
+            let names = self.errands[usize::from(self.shard.id().0)].take();
+            if !names.is_empty() {
+                let first = !self.started;
+                self.shard.on_errands(names, first);
+            }
+            self.shard.work(WALK_SLICE);
+            self.hand_over();
+            if !self.started && self.source.is_settled() {
+                self.started = true;
+                self.inbox.wake();
+            }
+        }
+    }
+
+    /// Marks first, then the errands that were made after them (see [`Shard`]).
+    fn hand_over(&mut self) {
+        self.kept.extend(self.shard.marks());
+        self.waiting_errands.extend(self.shard.errands());
+        if !self.kept.is_empty()
+            && let Err(kept) = self.inbox.send_marks(std::mem::take(&mut self.kept))
+        {
+            self.kept = kept;
+            self.widen();
+        }
+        if self.kept.is_empty() {
+            for Errand { owner, name } in self.waiting_errands.drain(..) {
+                if !self.errands[usize::from(owner.0)].add(name) {
+                    // The same errand waits already.
+                    self.source.unsettled_down();
+                }
+            }
+        }
+    }
+
+    /// The dispatcher cannot follow: one mark on everything instead of very many.
+    fn widen(&mut self) {
+        if self.kept.len() > KEPT_MAX {
+            let since = clock::coarse_now().minus(Duration::from_secs(600));
+            tracing::warn!(
+                root = self.source.name,
+                marks = self.kept.len(),
+                "too many changes at once: comparing the root"
+            );
+            self.kept = vec![
+                Mark::new(RelPath::root(), MarkKind::Subtree)
+                    .content(Content::Since(since))
+                    .priority(Priority::Background),
+            ];
+        }
+    }
+}

@@ -9,6 +9,7 @@
 //!
 //! The modules stand in the order in which data moves; a module imports only from those above it.
 
+pub mod config;
 pub mod lab;
 pub mod path;
 pub mod target;

@@ -304,7 +304,14 @@ impl Checker<'_> {
         let text = self.text(value)?;
         let path = match Location::parse(text.as_bytes(), Path::new("/")) {
             Ok(Location::Local(_)) => self.absolute_path(value)?,
-            Ok(location) => return Some(location),
+            Ok(location) => {
+                // Such as '[::1]::module', whose host would be '['.
+                if Location::parse(location.argument().as_encoded_bytes(), Path::new("/")).as_ref() == Ok(&location) {
+                    return Some(location);
+                }
+                self.complain(value, "has no spelling as an rsync URL", Some("write rsync://host/module"));
+                return None;
+            }
             Err(error) => {
                 self.complain(value, error.to_string(), None);
                 return None;
@@ -486,8 +493,15 @@ impl Checker<'_> {
                 return None;
             }
             Kind::Scalar { text, .. } if text.contains('\0') => "must not hold a NUL character".to_owned(),
+            Kind::Scalar { text, .. } if text.contains(['\u{85}', '\u{2028}', '\u{2029}']) => {
+                "must not hold U+0085, U+2028 or U+2029: a line break in YAML 1.1, a letter in YAML 1.2".to_owned()
+            }
             Kind::Scalar { text, .. } => return Some(text),
-            _ => format!("expected text, found {}", describe(value.node)),
+            _ => {
+                let what = format!("expected text, found {}", describe(value.node));
+                self.complain(value, what, Some("text with a dash, colon or bracket goes in quotes"));
+                return None;
+            }
         };
         self.complain(value, what, None);
         None
@@ -738,4 +752,358 @@ fn edit_distance(left: &str, right: &str) -> usize {
         before = std::mem::replace(&mut above, current);
     }
     above[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of design.md section 9, with the keys that exist in this version.
+    const EXAMPLE: &str = r#"state_dir: /var/lib/fansync
+tunables: {raise: true}
+roots:
+  - name: data
+    path: /data
+    watch: auto                       # auto | inotify
+    filters: ["- *.tmp", "- /cache/"] # rsync rules, first match wins
+    delete: {mode: mirror}
+    targets:
+      - {name: backup, url: "rsync://rsync_backup@172.16.1.41/data", password_file: /etc/rsync.password, lanes: 4}
+      - {name: web17, url: "rsync://172.16.1.17/www"}
+"#;
+
+    /// Every key once.
+    const FULL: &str = r#"state_dir: /srv//state/
+rsync: /usr/bin/rsync
+tunables: {raise: false}
+roots:
+  - path: /data/www/
+    watch: inotify
+    filters: ["- *.tmp", '+ /keep/***']
+    default_filters: false
+    one_file_system: false
+    delete: mirror
+    shards: 0x10
+    nfs_exported: true
+    settle: {quiet: 300ms, max: 1m}
+    targets:
+      - url: backup.example.org::www/sub
+        password_file: /etc/rsync.password
+        lanes: 16
+        timeout: 2m
+        connect_timeout: 5s
+        large_file: 64MiB
+        backlog: 1000
+      - url: /mnt/copy
+  - name: 2024
+    path: /srv/x
+    targets: [{name: null-island, url: "rsync://[::1]:8730/x"}]
+"#;
+
+    fn parse(text: &str) -> Result<Config, ConfigErrors> {
+        Config::parse(text.as_bytes(), Path::new("f"))
+    }
+
+    /// All complaints on `text`, one per line, without the file's name.
+    fn complaints(text: &str) -> Vec<String> {
+        parse(text).unwrap_err().complaints.iter().map(ToString::to_string).collect()
+    }
+
+    /// A root with `root` among its keys and `target` among those of its only target.
+    fn with(root: &str, target: &str) -> String {
+        format!("roots:\n- path: /data\n  {root}\n  targets:\n  - url: rsync://h/m\n    {target}\n")
+    }
+
+    #[test]
+    fn the_example_of_the_design_parses() {
+        let config = parse(EXAMPLE).unwrap();
+        let mut backup = TargetConfig::new(
+            "backup",
+            Location::parse(b"rsync://rsync_backup@172.16.1.41/data", Path::new("/")).unwrap(),
+        );
+        backup.password_file = Some("/etc/rsync.password".into());
+        backup.lanes = 4;
+        let web17 = TargetConfig::new("web17", Location::parse(b"172.16.1.17::www", Path::new("/")).unwrap());
+        let mut root = RootConfig::new("data", "/data", vec![backup, web17]);
+        root.filters = vec![b"- *.tmp".to_vec(), b"- /cache/".to_vec()];
+        assert_eq!(config, Config { roots: vec![root], ..Config::default() });
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = parse(FULL).unwrap();
+        let mut www = TargetConfig::new(
+            "backup.example.org",
+            Location::parse(b"backup.example.org::www/sub", Path::new("/")).unwrap(),
+        );
+        www.password_file = Some("/etc/rsync.password".into());
+        www.lanes = 16;
+        www.timeout = Duration::from_secs(120);
+        www.connect_timeout = Duration::from_secs(5);
+        www.large_file = 64 << 20;
+        www.backlog = 1_000;
+        let copy = TargetConfig::new("copy", Location::Local("/mnt/copy".into()));
+        let mut first = RootConfig::new("www", "/data/www", vec![www, copy]);
+        first.watch = WatchBackend::Inotify;
+        first.filters = vec![b"- *.tmp".to_vec(), b"+ /keep/***".to_vec()];
+        first.default_filters = false;
+        first.one_file_system = false;
+        first.shards = Some(16);
+        first.nfs_exported = true;
+        first.settle =
+            Settle { quiet: Duration::from_millis(300), quiet_open: QUIET_OPEN_NFS, max: Duration::from_secs(60) };
+        let island =
+            TargetConfig::new("null-island", Location::parse(b"rsync://[::1]:8730/x", Path::new("/")).unwrap());
+        let second = RootConfig::new("2024", "/srv/x", vec![island]);
+        assert_eq!(config.state_dir, Path::new("/srv/state"));
+        assert_eq!(config.rsync, Path::new("/usr/bin/rsync"));
+        assert!(!config.tunables.raise);
+        assert_eq!(config.roots, [first, second]);
+    }
+
+    #[test]
+    fn all_mistakes_of_a_file_come_out_at_once_each_at_its_place() {
+        let text = r#"state_dir: var/lib
+tunables: {raise: yes}
+rots: 1
+roots:
+  - name: my data
+    path: /data
+    watch: fanotify
+    shards: 65
+    shards: 4
+    settle:
+      quiet: 200
+    targets:
+      - name: a
+        url: http://host/x
+        lanes: "4"
+      - name: a
+        url: /data/copy
+        bandwidth: 50MiB/s
+  - path: /data/sub
+    targets: []
+"#;
+        let expected = [
+            "1:12: state_dir: 'var/lib' is not an absolute path; begin it with a slash",
+            "2:19: tunables.raise: expected true or false, found 'yes'; YAML 1.2 has no yes/no/on/off: write true",
+            "3:1: rots: unknown key; did you mean 'roots'? The keys here are state_dir, tunables, rsync, roots",
+            "5:11: roots[0].name: 'my data' is not a name; a name is made of A-Z a-z 0-9 _ . -",
+            "7:12: roots[0].watch: 'fanotify' is not in this version; write auto or inotify",
+            "8:13: roots[0].shards: '65' is out of range; write a whole number from 1 to 64",
+            "9:5: roots[0].shards: this key was given already, with its value in line 8; keep one of them",
+            "11:14: roots[0].settle.quiet: '200' has no unit; add one, like 200ms, 2s, 10m or 1h (perhaps 200s)",
+            "14:14: roots[0].targets[0].url: 'http://' is not supported: use rsync://host/module or a local directory",
+            "15:16: roots[0].targets[0].lanes: expected a number, found the text '4'; remove the quotes",
+            "16:15: roots[0].targets[1].name: 'a' is the name of roots[0].targets[0] already; give each a name of its own",
+            "17:14: roots[0].targets[1].url: lies inside its own root; choose a directory outside of the root",
+            "18:9: roots[0].targets[1].bandwidth: is not in this version; remove it",
+            "19:11: roots[1].path: lies inside roots[0]; roots must not overlap",
+            "20:14: roots[1].targets: the list is empty; list where to send it",
+        ];
+        assert_eq!(complaints(text), expected);
+    }
+
+    #[test]
+    fn each_value_is_checked_for_its_kind_and_range() {
+        let check = |text: &str, expected: &str| {
+            let found = complaints(text);
+            assert!(found.len() == 1 && found[0].contains(expected), "{text}\nexpected {expected}\nfound {found:#?}");
+        };
+        check("a", "1:1: expected a mapping, found 'a'");
+        check("- a", "1:1: expected a mapping, found a list");
+        check("rsync: rsync", "1:1: roots: is missing");
+        check("roots:", "1:1: roots: expected a list, found nothing");
+        check("roots: []", "1:8: roots: the list is empty");
+        check("roots: [/data]", "1:9: roots[0]: expected a mapping, found '/data'");
+        check("roots: [{targets: [{url: 'rsync://h/m'}]}]", "1:9: roots[0].path: is missing");
+        check(
+            "roots: [{path: /, targets: [{url: 'rsync://h/m'}]}]",
+            "1:9: roots[0].name: is missing, and path gives none",
+        );
+        check("roots: [{path: /a b, targets: [{url: 'rsync://h/m'}]}]", "'a b' from path is not a name");
+        check("roots: [{path: /a/../b, targets: [{url: 'rsync://h/m'}]}]", "holds '..'");
+        check("roots: [{path: \"/a\\0\", targets: [{url: 'rsync://h/m'}]}]", "NUL");
+        check("? [a]\n: b\nroots: [{path: /a, targets: [{url: 'rsync://h/m'}]}]", "1:3: expected a key, found a list");
+        check(&with("rsync: x", ""), "roots[0].rsync: unknown key; the keys here are name, path");
+        check(&with("full_compare: {every: 10h}", ""), "is not in this version");
+        check(&with("delete: keep", ""), "3:11: roots[0].delete: 'keep' is not in this version");
+        check(&with("delete: {mode: keep}", ""), "3:18: roots[0].delete.mode: 'keep' is not in this version");
+        check(&with("delete: {hold_over: {paths: 1}}", ""), "roots[0].delete.hold_over: is not in this version");
+        check(&with("delete: never", ""), "'never' is not a delete mode");
+        check(&with("watch: poll", ""), "'poll' is not in this version");
+        check(&with("watch: [auto]", ""), "expected text, found a list");
+        check(&with("filters: ['\u{2028}']", ""), "must not hold U+0085, U+2028");
+        check(
+            &with("filters: [- *.tmp]", ""),
+            "3:13: not valid YAML: \"-\" is only valid inside a block; text that begins with a dash goes in quotes",
+        );
+        check(&with("filters: [[a]]", ""), "goes in quotes");
+        check(&with("name: ..", ""), "'..' is not a name");
+        check(&with(&format!("name: {}", "a".repeat(129)), ""), "is not a name");
+        check(&with("name:", ""), "3:3: roots[0].name: has no value");
+        check(&with("one_file_system: off", ""), "write false");
+        check(&with("one_file_system: 'true'", ""), "remove the quotes");
+        check(&with("one_file_system: 1", ""), "write true or false");
+        check(&with("filters: '- *.tmp'", ""), "3:12: roots[0].filters: expected a list");
+        check(&with("filters: [a, {b: c}]", ""), "3:16: roots[0].filters[1]: expected text, found a mapping");
+        check(&with("shards: 0", ""), "out of range");
+        check(&with("shards: 1.5", ""), "expected a number, found '1.5'");
+        check(&with("shards: 1_0", ""), "expected a number, found '1_0'");
+        check(&with("settle: {quiet: 11m}", ""), "roots[0].settle.quiet: '11m' is out of range; write 1ms to 10m");
+        check(&with("settle: {quiet: fast}", ""), "'fast' is not a duration");
+        check(
+            &with("settle: {quiet: 3s}", ""),
+            "3:19: roots[0].settle.quiet: quiet_open 2s (the default) is less than quiet 3s",
+        );
+        check(&with("settle: {max: 1s}", ""), "roots[0].settle.max: max 1s is less than quiet_open 2s (the default)");
+        check(&with("settle: {max: 4s}\n  nfs_exported: true", ""), "max 4s is less than quiet_open 5s (the default)");
+        check(
+            &with("", "lanes: 17"),
+            "6:12: roots[0].targets[0].lanes: '17' is out of range; write a whole number from 1 to 16",
+        );
+        check(&with("", "lanes: -1"), "out of range");
+        check(&with("", "lanes: 99999999999999999999"), "out of range");
+        check(&with("", "timeout: 1500ms"), "whole seconds");
+        check(&with("", "timeout: 2h"), "write 1s to 1h");
+        check(&with("", "connect_timeout: 0s"), "out of range");
+        check(&with("", "large_file: 8MB"), "'8MB' is not a size");
+        check(&with("", "large_file: 8388608"), "has no unit");
+        check(&with("", "large_file: 2TiB"), "write 4KiB to 1TiB");
+        check(&with("", "backlog: 999"), "out of range; write a whole number from 1000 to 10000000");
+        check(&with("", "password_file: etc/x"), "is not an absolute path");
+        check(&with("", "pasword_fiel: x"), "did you mean 'password_file'?");
+    }
+
+    #[test]
+    fn parts_that_do_not_go_together_are_refused_at_the_later_one() {
+        let check = |text: &str, expected: &str| {
+            let found = complaints(text);
+            assert!(found.len() == 1 && found[0].contains(expected), "{text}\nexpected {expected}\nfound {found:#?}");
+        };
+        let roots = |second: &str| {
+            format!(
+                "roots:\n- {{path: /a/b, targets: [{{url: '1.2.3.4::m'}}]}}\n- {{{second}, targets: [{{url: '1.2.3.4::n'}}]}}\n"
+            )
+        };
+        check(&roots("path: /x/b"), "3:3: roots[1].name: 'b' is the name of roots[0] already");
+        check(&roots("name: x, path: /a/./b/"), "3:19: roots[1].path: is the path of roots[0] already");
+        check(&roots("path: /a/b/c"), "roots[1].path: lies inside roots[0]");
+        check(&roots("path: /a"), "roots[1].path: holds roots[0]");
+        parse(&roots("path: /a/bc")).unwrap();
+        let targets = |urls: &str| format!("roots:\n- path: /a/b\n  targets:\n{urls}");
+        check(&targets("  - url: /a/b"), "4:10: roots[0].targets[0].url: is the root itself");
+        check(&targets("  - url: /a/b/c"), "lies inside its own root");
+        check(&targets("  - url: /a"), "holds its own root");
+        check(&targets("  - {name: x, url: /}"), "holds its own root");
+        check(&targets("  - url: c"), "'c' is not an absolute path");
+        check(&targets("  - url: host:/x"), "ssh targets");
+        check(&targets("  - {name: x, url: '[::1]::m'}"), "has no spelling as an rsync URL");
+        check(&targets("  - url: 'rsync://[::1]/m'"), "'::1' from url is not a name");
+        check(&targets("  - {url: /c, password_file: /p}"), "only rsync daemons ask for a password");
+        check(
+            &targets("  - url: H::m\n  - url: h::n\n  - url: H::o"),
+            "'H' is the name of roots[0].targets[0] already",
+        );
+        check(
+            &targets("  - url: u@H::m\n  - {name: y, url: 'rsync://h:873/m/'}"),
+            "roots[0].targets[1].url: is the location of roots[0].targets[0] already",
+        );
+        check(
+            &targets("  - url: H::m\n  - {name: y, url: 'h::m/sub'}"),
+            "roots[0].targets[1].url: lies inside the location of roots[0].targets[0]",
+        );
+        check(
+            &targets("  - url: /m/sub\n  - url: /m"),
+            "roots[0].targets[1].url: holds the location of roots[0].targets[0]",
+        );
+        check(
+            "roots: [{path: /a, targets: [{url: /m}]}, {path: /b, targets: [{url: /m}]}]",
+            "roots[1].targets[0].url: is the location of roots[0].targets[0] already",
+        );
+        parse("roots: [{path: /a, targets: [{url: /m}]}, {path: /b, targets: [{url: /m/b}]}]").unwrap();
+    }
+
+    #[test]
+    fn a_bad_filter_rule_is_shown_at_its_own_line() {
+        let text = with("filters:\n  - '- *.tmp'\n  - 7\n  -\n  - 'bad'\n  default_filters: false", "");
+        let seen = std::cell::RefCell::new(Vec::new());
+        let rules = |rules: &[Vec<u8>], defaults: bool| {
+            seen.borrow_mut().push((rules.to_vec(), defaults));
+            vec![(2, "is bad".to_owned()), (99, "is nowhere".to_owned())]
+        };
+        let errors = check(text.as_bytes(), Path::new("f"), &rules).unwrap_err();
+        let expected = "f:4:5: roots[0].filters: is nowhere\n\
+            f:6:4: roots[0].filters[2]: has no value; give one or remove the key\n\
+            f:7:5: roots[0].filters[3]: is bad";
+        assert_eq!(errors.to_string(), expected);
+        assert_eq!(seen.into_inner(), [(vec![b"- *.tmp".to_vec(), b"7".to_vec(), b"bad".to_vec()], false)]);
+    }
+
+    #[test]
+    fn a_file_that_is_something_else_does_not_flood_the_terminal() {
+        let text: String = (0..COMPLAINTS_MAX + 50).map(|index| format!("key{index}: x\n")).collect();
+        let errors = parse(&text).unwrap_err();
+        assert_eq!((errors.complaints.len(), errors.omitted), (COMPLAINTS_MAX, 51));
+    }
+
+    #[test]
+    fn distance_counts_a_swap_as_one() {
+        let check = |left: &str, right: &str, expected: usize| assert_eq!(edit_distance(left, right), expected);
+        check("targets", "targets", 0);
+        check("tragets", "targets", 1);
+        check("target", "targets", 1);
+        check("", "url", 3);
+        check("uri", "url", 1);
+        check(&"x".repeat(41), "url", usize::MAX);
+    }
+
+    /// Bytes are removed, doubled, replaced and swapped, pieces moved; whatever comes out is answered, not panicked at,
+    /// and what is accepted is read back the same.
+    #[test]
+    fn no_mutation_of_a_valid_file_panics() {
+        let seed = 0x5eed_c0f1;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let alphabet = b"\n\n  \t:-[]{},#'\"&*!|>%@?~\\\0\xc3\xa9\xff019azrsync/<.\r";
+        let (mut accepted, rounds) = (0, 20_000);
+        for round in 0..rounds {
+            let mut text = if rng.bool() { EXAMPLE } else { FULL }.as_bytes().to_vec();
+            for _ in 0..rng.usize(1..6) {
+                let at = rng.usize(0..text.len());
+                let end = rng.usize(at..=text.len().min(at + 40));
+                match rng.u8(0..6) {
+                    0 => drop(text.drain(at..end)),
+                    1 => text.insert(at, alphabet[rng.usize(0..alphabet.len())]),
+                    2 => text[at] = alphabet[rng.usize(0..alphabet.len())],
+                    3 => text[at] = rng.u8(..),
+                    4 => {
+                        let piece = text[at..end].to_vec();
+                        let to = rng.usize(0..=text.len());
+                        drop(text.splice(to..to, piece));
+                    }
+                    _ => text.truncate(end.max(1)),
+                }
+                if text.is_empty() {
+                    text.push(b'\n');
+                }
+            }
+            match Config::parse(&text, Path::new("f")) {
+                Ok(config) => {
+                    accepted += 1;
+                    let yaml = config.effective_yaml();
+                    let again = Config::parse(yaml.as_bytes(), Path::new("f"));
+                    assert_eq!(again.as_ref(), Ok(&config), "seed {seed:#x} round {round}\n{yaml}");
+                }
+                Err(errors) => {
+                    assert!(!errors.complaints.is_empty(), "seed {seed:#x} round {round}");
+                    assert!(errors.complaints.iter().all(|complaint| complaint.line > 0 && complaint.column > 0));
+                    assert_eq!(errors.to_string().lines().count(), errors.complaints.len(), "{errors}");
+                }
+            }
+        }
+        assert!(
+            accepted > rounds / 50,
+            "{accepted} of {rounds} were accepted: the mutations are too rough to test much"
+        );
+    }
 }

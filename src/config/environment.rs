@@ -178,3 +178,83 @@ fn overlap(target: &Path, root: &Path) -> Option<String> {
 fn shown(path: &Path) -> impl fmt::Display + '_ {
     crate::path::escaped(path.as_os_str().as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RootConfig, TargetConfig};
+    use std::os::unix::fs::symlink;
+
+    fn config(roots: Vec<(&Path, Vec<PathBuf>)>) -> Config {
+        let target = |path| TargetConfig::new("t", Location::Local(path));
+        let root = |(path, targets): (&Path, Vec<PathBuf>)| {
+            RootConfig::new("r", path, targets.into_iter().map(target).collect())
+        };
+        Config { roots: roots.into_iter().map(root).collect(), ..Config::default() }
+    }
+
+    #[test]
+    fn what_exists_or_can_be_created_is_fine() {
+        let top = tempfile::tempdir().unwrap();
+        let root = top.path().join("root");
+        std::fs::create_dir_all(top.path().join("there")).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        let targets = vec![top.path().join("there"), top.path().join("new"), top.path().join("root2")];
+        assert_eq!(check_environment(&config(vec![(&root, targets)])), []);
+    }
+
+    #[test]
+    fn every_problem_is_found_at_once() {
+        let top = tempfile::tempdir().unwrap();
+        // On some machines the temporary directory is itself a symlink.
+        let at = |name: &str| top.path().canonicalize().unwrap().join(name);
+        for name in ["root", "root/in", "other"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        std::fs::write(at("file"), "").unwrap();
+        symlink(at("root/in"), at("link")).unwrap();
+        symlink(at("nothing"), at("dangling")).unwrap();
+        let targets = ["file", "file/x", "no/x", "link", "link/new", "dangling", "root", ""].map(at).to_vec();
+        let (root, gone, file, link) = (at("root"), at("gone"), at("file"), at("link"));
+        let mut config = config(vec![(&root, targets), (&gone, vec![]), (&file, vec![]), (&link, vec![])]);
+        let mut daemon = TargetConfig::new("d", Location::parse(b"h::m", Path::new("/")).unwrap());
+        daemon.password_file = Some(at("password"));
+        config.roots[3].targets.push(daemon);
+        let found: Vec<String> = check_environment(&config)
+            .iter()
+            .map(|problem| problem.to_string().replace(&format!("{}", at("").display()), "@/").replace("@//", "@/"))
+            .collect();
+        let expected = [
+            "roots[0].targets[0].url: @/file is not a directory",
+            "roots[0].targets[1].url: @/file/x cannot be reached: Not a directory (os error 20)",
+            "roots[0].targets[2].url: neither @/no/x nor its parent exists; run: mkdir -p @/no/x",
+            "roots[0].targets[3].url: is @/root/in and lies inside its root @/root; choose a directory outside of the root",
+            "roots[0].targets[4].url: is @/root/in/new and lies inside its root @/root; choose a directory outside of the root",
+            "roots[0].targets[5].url: @/dangling is a symlink to nothing; create what it points to",
+            "roots[0].targets[6].url: is @/root, the root itself; choose a directory outside of the root",
+            "roots[1].path: @/gone does not exist; mount it, create it or correct the path",
+            "roots[2].path: @/file is not a directory",
+            "roots[3].targets[0].password_file: @/password does not exist; \
+             create it with the password on its first line, then run: chmod 600 @/password",
+            "roots[3].path: is @/root/in and lies inside roots[0]; roots must not overlap",
+        ];
+        let (holds, rest): (Vec<String>, Vec<String>) = found.into_iter().partition(|line| line.contains("targets[7]"));
+        assert_eq!(rest, expected);
+        assert!(holds.len() == 1 && holds[0].contains("which mirroring would delete"), "{holds:?}");
+    }
+
+    #[test]
+    fn with_a_file_a_problem_knows_its_line() {
+        let top = tempfile::tempdir().unwrap();
+        let file = top.path().join("f.yaml");
+        std::fs::write(&file, "roots:\n- path: /does/not/exist\n  targets:\n  - url: h::m\n").unwrap();
+        let (config, positions) = Config::load_located(&file).unwrap();
+        let problems: Vec<_> =
+            check_environment(&config).into_iter().map(|problem| problem.locate(&positions)).collect();
+        assert_eq!(problems.len(), 1);
+        let expected = format!("{}:2:9: roots[0].path: /does/not/exist does not exist; ", file.display());
+        assert!(problems[0].to_string().starts_with(&expected), "{}", problems[0]);
+        let error = Config::load(&top.path().join("none")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot read the configuration /"), "{error}");
+    }
+}

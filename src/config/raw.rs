@@ -173,10 +173,10 @@ fn position_of(before: &str) -> (usize, usize) {
     (lines + 1, before[line_start..].chars().count() + 1)
 }
 
-/// A tab in the indentation is the usual cause, and the parser names it only sometimes.
+/// An alias without an anchor is mostly a filter rule without quotes. A tab in the indentation is the usual cause, and the parser names it only sometimes.
 fn syntax_complaint(text: &str, error: &ScanError) -> Complaint {
     let line = error.marker().line().max(1);
-    for number in [line, line.saturating_sub(1)] {
+    for number in [line, line + 1, line.saturating_sub(1)] {
         let Some(content) = number.checked_sub(1).and_then(|index| text.split('\n').nth(index)) else { continue };
         let indentation = content.len() - content.trim_start_matches([' ', '\t']).len();
         if let Some(tab) = content[..indentation].find('\t')
@@ -185,7 +185,13 @@ fn syntax_complaint(text: &str, error: &ScanError) -> Complaint {
             return refuse(number, tab + 1, "a tab in the indentation", Some("YAML indents by spaces"));
         }
     }
-    refuse(line, error.marker().col() + 1, format!("not valid YAML: {}", error.info()), None)
+    let column = error.marker().col() + 1;
+    if error.info().contains("unknown anchor") {
+        return refuse_reference(line, column);
+    }
+    let dash = error.info().contains("only valid inside a block");
+    let hint = dash.then_some("text that begins with a dash goes in quotes");
+    refuse(line, column, format!("not valid YAML: {}", error.info()), hint)
 }
 
 #[cfg(test)]
@@ -237,16 +243,19 @@ mod tests {
         check(b"# only a comment\n", 1, 1, "empty");
         check(b"a: 1\nb: \xff\n", 2, 4, "UTF-8");
         check(b"a: 1\n---\nb: 2\n", 2, 1, "second document");
-        check(b"a: &x 1\nb: *x\n", 1, 7, "anchors");
-        check(b"a: *x\n", 1, 4, "anchor");
-        check(b"a: !!str 1\n", 1, 10, "tags");
+        check(b"a: &x 1\nb: *x\n", 1, 4, "anchors");
+        check(b"filters:\n  - - *.tmp\n", 2, 7, "aliases");
+        check(b"a: !!str 1\n", 1, 4, "tags");
         check(b"a:\n\tb: 1\n", 2, 1, "tab");
         check(b"a:\n  b: 1\n\tc: 2\n", 3, 1, "tab");
         check(b"a: 1\nb: x\0y\n", 2, 5, "U+0000");
         check(b"a: \x1b[0m\n", 1, 4, "U+001B");
         check(b"a: [1, 2\nb: 3\n", 2, 2, "YAML");
         check(b"a: 'x\n", 1, 4, "YAML");
-        check("[".repeat(100_000).as_bytes(), 1, 33, "deep");
+        check("[".repeat(100).as_bytes(), 1, 33, "deep");
+        check("[".repeat(100_000).as_bytes(), 1, 256, "recursion");
+        check("- ".repeat(100_000).as_bytes(), 1, 65, "deep");
+        check("? ".repeat(100_000).as_bytes(), 1, 65, "deep");
         check(&vec![b' '; FILE_SIZE_MAX + 1], 1, 1, "4 MiB");
     }
 }

@@ -20,5 +20,7 @@ pub mod watch;
 pub mod plan;
 pub mod dispatch;
 pub mod worker;
+pub mod config;
 pub mod daemon;
 pub mod lab;
+pub mod cli;

@@ -3,9 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
@@ -120,7 +120,6 @@ struct RunningRoot {
     source: Arc<Source>,
     status: Arc<Mutex<RootStatus>>,
     stop: Arc<AtomicBool>,
-    in_flight: Arc<AtomicU64>,
     inbox: Arc<Inbox>,
     errands: Vec<Arc<ErrandBox>>,
     lanes: Vec<Arc<LaneInbox>>,
@@ -257,7 +256,6 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
     let stop = Arc::new(AtomicBool::new(false));
     let links = Arc::new(Mutex::new(LinkTable::default()));
     let status = Arc::new(Mutex::new(RootStatus::default()));
-    let in_flight = Arc::new(AtomicU64::new(0));
     let inherited = Arc::new(Inherited::duplicate(&source.root).map_err(resources("a descriptor of the root"))?);
 
     let poll = Poll::new().map_err(resources("an event loop"))?;
@@ -330,7 +328,6 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         logs: root.targets.iter().map(|target| TargetLog::new(target.name.clone())).collect(),
         status: Arc::clone(&status),
         stop: Arc::clone(&stop),
-        in_flight: Arc::clone(&in_flight),
         started,
     };
     let pipeline = spawn("dispatcher".to_owned(), move || pipeline.run())?;
@@ -359,7 +356,6 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         source,
         status,
         stop,
-        in_flight,
         inbox,
         errands,
         lanes: lanes.into_iter().flatten().collect(),
@@ -367,10 +363,4 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         pipeline: Some(pipeline),
         threads,
     })
-}
-
-/// A moment this much later, for waits of the caller.
-#[must_use]
-pub fn deadline_in(span: Duration) -> Instant {
-    clock::now() + span
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -103,7 +103,6 @@ pub(super) struct Pipeline {
     pub logs: Vec<TargetLog>,
     pub status: Arc<Mutex<RootStatus>>,
     pub stop: Arc<AtomicBool>,
-    pub in_flight: Arc<AtomicU64>,
     pub started: Instant,
 }
 
@@ -143,9 +142,9 @@ impl Pipeline {
             for action in self.dispatcher.on_tick(now.instant) {
                 self.lanes[usize::from(action.target.0)][usize::from(action.lane.0)].order(action.order);
             }
-            self.in_flight.store(u64::from(!self.dispatcher.is_idle()), Ordering::Release);
             if stopping && self.dispatcher.is_idle() {
                 self.publish(now.instant, live);
+                self.say_latencies();
                 return Ok(());
             }
             if untold && now.instant.saturating_duration_since(told_at) >= STATUS_PAUSE {
@@ -271,7 +270,7 @@ impl Pipeline {
     }
 
     /// The latencies, for the line at the end.
-    pub(super) fn say_latencies(&self) {
+    fn say_latencies(&self) {
         for log in &self.logs {
             if !log.latency.is_empty() {
                 let ms = |quantile: f64| log.latency.value_at_quantile(quantile) as f64 / 1000.0;

@@ -1,0 +1,140 @@
+//! `fansync mirror SRC TARGET...`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::preflight::{self, Answer};
+use super::report::Failure;
+use super::serve;
+use crate::config::{Config, RootConfig, TargetConfig, Tunables};
+use crate::target::Location;
+
+/// Arguments of `mirror`.
+#[derive(Debug, clap::Args)]
+pub struct MirrorArguments {
+    /// The directory to mirror
+    source: PathBuf,
+    /// Where to: DIR, rsync://[user@]host[:port]/module[/sub] or host::module[/sub]
+    #[arg(required = true)]
+    targets: Vec<OsString>,
+    /// File with the daemon's password on its first line (mode 0600)
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Filter rule in rsync's syntax, such as '- *.tmp'; may be repeated, the first match wins
+    #[arg(long = "filter", value_name = "RULE", allow_hyphen_values = true)]
+    filters: Vec<OsString>,
+    /// Also send .nfs* names and temporary files of an rsync that writes into the source
+    #[arg(long)]
+    no_default_filters: bool,
+    /// Watch and send other file systems that are mounted inside the source
+    #[arg(long)]
+    cross_file_systems: bool,
+    /// rsync processes per target at the same time
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
+    lanes: u16,
+    /// inotify instances (default: the number of cores, at most 4)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    shards: Option<u16>,
+    /// Seconds without a byte before a transfer is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+    /// Folder for the lock and the agent's state (default: below $XDG_STATE_HOME or ~/.local/state)
+    #[arg(long, value_name = "DIR", conflicts_with = "no_state")]
+    state: Option<PathBuf>,
+    /// Keep no state and take no lock
+    #[arg(long)]
+    no_state: bool,
+    /// The rsync program
+    #[arg(long, value_name = "PROGRAM", default_value = "rsync")]
+    rsync: PathBuf,
+}
+
+/// Runs the mirror until it is stopped.
+pub fn mirror(arguments: &MirrorArguments) -> Result<(), Failure> {
+    let here = std::env::current_dir()?;
+    let config = config(arguments, &here)?;
+    preflight::check_rsync(&config.rsync)?;
+    preflight::check_environment(&config, None)?;
+    let setups = preflight::setups(&config)?;
+    let state = (!arguments.no_state).then_some(config.state_dir.as_path());
+    let _lock = state.map(serve::lock_state).transpose()?;
+    let mut refusals = Vec::new();
+    for (_, answer) in preflight::ask_targets(&setups)? {
+        match answer {
+            Answer::Well => {}
+            Answer::Away(text) => tracing::warn!("{text}: changes are kept until it is back"),
+            Answer::Refuses(text) => refusals.push(text),
+        }
+    }
+    if !refusals.is_empty() {
+        return Err(Failure::Wrong(refusals));
+    }
+    serve::serve(setups)
+}
+
+fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
+    let path = here.join(&arguments.source);
+    let path = path.canonicalize().map_err(|error| {
+        Failure::wrong(format!("cannot mirror {}: {error}; name an existing directory", arguments.source.display()))
+    })?;
+    let mut problems = Vec::new();
+    let mut targets: Vec<TargetConfig> = Vec::new();
+    for text in &arguments.targets {
+        match Location::parse(text.as_bytes(), here) {
+            Ok(location) => {
+                if targets.iter().any(|other| other.location == location) {
+                    problems.push(format!("target {location} is given twice"));
+                }
+                let mut target = TargetConfig::new(location.to_string(), location.clone());
+                if matches!(location, Location::Daemon(_)) {
+                    target.password_file.clone_from(&arguments.password_file);
+                }
+                target.lanes = arguments.lanes;
+                target.timeout = std::time::Duration::from_secs(arguments.timeout);
+                targets.push(target);
+            }
+            Err(error) => {
+                problems.push(format!("target '{}': {error}", crate::path::escaped(text.as_bytes())));
+            }
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Failure::Wrong(problems));
+    }
+    let state_dir = match &arguments.state {
+        Some(state) => here.join(state),
+        None if arguments.no_state => PathBuf::new(),
+        None => default_state(&path, &targets)?,
+    };
+    let name = path.file_name().map_or_else(|| "root".to_owned(), |name| name.to_string_lossy().into_owned());
+    let mut root = RootConfig::new(name, path, targets);
+    root.filters = arguments.filters.iter().map(|rule| rule.as_bytes().to_vec()).collect();
+    root.default_filters = !arguments.no_default_filters;
+    root.one_file_system = !arguments.cross_file_systems;
+    root.shards = arguments.shards;
+    let mut config =
+        Config { state_dir, tunables: Tunables::default(), rsync: arguments.rsync.clone(), roots: Vec::new() };
+    config.roots.push(root);
+    Ok(config)
+}
+
+/// The state folder of a source and its targets: the same command line finds the same folder.
+fn default_state(source: &Path, targets: &[TargetConfig]) -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .ok_or_else(|| Failure::wrong("neither XDG_STATE_HOME nor HOME is set: use --state DIR or --no-state"))?;
+    // FNV-1a: the same in every release, because the folder must be found again.
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes.iter().chain(&[0]) {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    add(source.as_os_str().as_bytes());
+    for target in targets {
+        add(target.location.argument().as_bytes());
+    }
+    Ok(base.join("fansync").join(format!("{hash:016x}")))
+}

@@ -1,0 +1,191 @@
+//! Before the start: the configuration made into set-ups, the rsync program and the targets asked.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::report::Failure;
+use crate::change::SettleOptions;
+use crate::config::{Config, RootConfig, TargetConfig};
+use crate::daemon::{RootSetup, TargetSetup};
+use crate::filter::Filter;
+use crate::plan::LinkTable;
+use crate::sys::child::Inherited;
+use crate::watch::Source;
+use crate::worker::cause::Remedy;
+use crate::worker::command::Transport;
+use crate::worker::outcome::Applied;
+use crate::worker::run::{Supervisor, Urgency};
+use crate::worker::ship::{self, Shipper, Surroundings};
+
+/// The oldest rsync whose sender compares times to the nanosecond and deletes missing arguments.
+const OLDEST: (u32, u32, u32) = (3, 1, 3);
+
+/// Shards of a root where the configuration does not say: more isolate overflows, but do not read faster.
+fn default_shards() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cores.min(4)).unwrap_or(1)
+}
+
+/// Checks the rsync program.
+pub fn check_rsync(program: &Path) -> Result<(), Failure> {
+    let version = ship::version(program).map_err(|error| {
+        let reason = match error.kind() {
+            std::io::ErrorKind::NotFound => "it is not installed, or not on PATH".to_owned(),
+            _ => error.to_string(),
+        };
+        Failure::wrong(format!(
+            "cannot run {}: {reason}; install rsync (apt-get install rsync), or name the program by 'rsync:' in the \
+             configuration",
+            program.display()
+        ))
+    })?;
+    match parse_version(&version) {
+        Some(found) if found < OLDEST => Err(Failure::wrong(format!(
+            "{} is version {version}; fansync needs rsync {}.{}.{} or later: install a newer one, or name it by \
+             'rsync:' in the configuration",
+            program.display(),
+            OLDEST.0,
+            OLDEST.1,
+            OLDEST.2
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The first three numbers of a version such as `3.2.7` or `v3.4.1-2`; `None` when it has no such form.
+fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+    let digits = text.trim_start_matches('v');
+    let mut numbers = digits.split(|character: char| !character.is_ascii_digit()).map(|part| part.parse().ok());
+    Some((numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)))
+}
+
+/// What is wrong on this machine, all at once.
+pub fn check_environment(config: &Config, positions: Option<&crate::config::Positions>) -> Result<(), Failure> {
+    let problems: Vec<String> = crate::config::check_environment(config)
+        .into_iter()
+        .map(|problem| match positions {
+            Some(positions) => problem.locate(positions).to_string(),
+            None => problem.to_string(),
+        })
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(Failure::Wrong(problems)) }
+}
+
+/// The set-ups of a configuration's roots.
+pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
+    config
+        .roots
+        .iter()
+        .map(|root| {
+            let filter = Filter::new(&root.filters, root.default_filters)
+                .map_err(|errors| Failure::Wrong(errors.iter().map(ToString::to_string).collect()))?;
+            Ok(RootSetup {
+                name: root.name.clone(),
+                path: root.path.clone(),
+                filter,
+                one_file_system: root.one_file_system,
+                shards: root.shards.unwrap_or_else(default_shards),
+                settle: SettleOptions {
+                    quiet: root.settle.quiet,
+                    quiet_open: root.settle.quiet_open,
+                    max: root.settle.max,
+                },
+                targets: root.targets.iter().map(|target| target_setup(config, root, target)).collect(),
+            })
+        })
+        .collect()
+}
+
+fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> TargetSetup {
+    TargetSetup {
+        name: target.name.clone(),
+        transport: Transport {
+            program: config.rsync.clone(),
+            location: target.location.clone(),
+            password_file: target.password_file.clone(),
+            timeout: target.timeout,
+            connect_timeout: target.connect_timeout,
+            one_file_system: root.one_file_system,
+        },
+        lanes: target.lanes,
+        large: target.large_file,
+        backlog: usize::try_from(target.backlog).unwrap_or(usize::MAX),
+    }
+}
+
+/// What a target said to an empty list.
+#[derive(Debug)]
+pub enum Answer {
+    /// All is well.
+    Well,
+    /// It cannot be reached, or cannot take anything, right now; that may pass by itself.
+    Away(String),
+    /// It refuses, and will until somebody changes something.
+    Refuses(String),
+}
+
+/// Asks every target of every root, in order.
+pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure> {
+    let mut answers = Vec::new();
+    for root in roots {
+        let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())?;
+        let inherited = Arc::new(Inherited::duplicate(&source.root)?);
+        let source = Arc::new(source);
+        let mut supervisor = Supervisor::create()?;
+        for target in &root.targets {
+            let shipper = Shipper {
+                source: Arc::clone(&source),
+                root: Arc::clone(&inherited),
+                links: Arc::new(Mutex::new(LinkTable::default())),
+                transport: target.transport.clone(),
+                large: target.large,
+            };
+            let mut around = Surroundings {
+                supervisor: &mut supervisor,
+                urgency: &|| Urgency::None,
+                seen: &mut |_report| {},
+                search_links: &|| {},
+            };
+            let answer = match shipper.ask(&mut around) {
+                Err(trouble) => Answer::Away(sentence(&target.name, trouble.cause, &trouble.words, trouble.hint)),
+                Ok(verdict) if verdict.applied != Applied::Nothing => Answer::Well,
+                Ok(verdict) => {
+                    let text = sentence(&target.name, verdict.cause.name(), &verdict.words, verdict.cause.hint());
+                    if verdict.remedy == Remedy::StopTarget { Answer::Refuses(text) } else { Answer::Away(text) }
+                }
+            };
+            answers.push((target.name.clone(), answer));
+        }
+    }
+    Ok(answers)
+}
+
+fn sentence(target: &str, cause: &str, words: &str, hint: Option<&str>) -> String {
+    let mut text = format!("target {target}: {}", cause.replace('_', " "));
+    if !words.is_empty() {
+        text.push_str(": ");
+        text.push_str(words);
+    }
+    if let Some(hint) = hint {
+        text.push_str("; ");
+        text.push_str(hint);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_whatever_follows_them() {
+        let check = |text: &str, expected| assert_eq!(parse_version(text), expected, "{text}");
+        check("3.2.7", Some((3, 2, 7)));
+        check("v3.4.1", Some((3, 4, 1)));
+        check("3.5.0-protected-args", Some((3, 5, 0)));
+        check("3.4", Some((3, 4, 0)));
+        check("unknown", None);
+    }
+}

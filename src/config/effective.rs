@@ -1,0 +1,314 @@
+//! [`Config`] -> YAML with every default written out; what comes out is read back as an equal `Config`.
+//!
+//! A path that is not UTF-8 has no spelling in YAML. It cannot come from a file, only from a command line, and is
+//! shown with replacement characters.
+
+use super::amount::{duration_text, size_text};
+use super::{Config, DeleteMode, RootConfig, TargetConfig, WatchBackend};
+use crate::target::Location;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Top {
+    state_dir: String,
+    tunables: Tunables,
+    rsync: String,
+    roots: Vec<Root>,
+}
+
+#[derive(Serialize)]
+struct Tunables {
+    raise: bool,
+}
+
+#[derive(Serialize)]
+struct Root {
+    name: String,
+    path: String,
+    watch: &'static str,
+    filters: Vec<String>,
+    default_filters: bool,
+    one_file_system: bool,
+    delete: Delete,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shards: Option<u16>,
+    settle: Settle,
+    nfs_exported: bool,
+    targets: Vec<Target>,
+}
+
+#[derive(Serialize)]
+struct Delete {
+    mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct Settle {
+    quiet: String,
+    quiet_open: String,
+    max: String,
+}
+
+#[derive(Serialize)]
+struct Target {
+    name: String,
+    url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password_file: Option<String>,
+    lanes: u16,
+    timeout: String,
+    connect_timeout: String,
+    large_file: String,
+    backlog: u32,
+}
+
+impl Config {
+    /// The configuration in force, with every default written out; [`Config::parse`] reads it as an equal `Config`.
+    ///
+    /// # Panics
+    /// Never: text, numbers and booleans have a spelling in YAML.
+    #[must_use]
+    pub fn effective_yaml(&self) -> String {
+        let top = Top {
+            state_dir: self.state_dir.to_string_lossy().into_owned(),
+            tunables: Tunables { raise: self.tunables.raise },
+            rsync: self.rsync.to_string_lossy().into_owned(),
+            roots: self.roots.iter().map(root).collect(),
+        };
+        serde_yaml::to_string(&top).expect("plain text, numbers and booleans are written to memory")
+    }
+}
+
+fn root(root: &RootConfig) -> Root {
+    Root {
+        name: root.name.clone(),
+        path: root.path.to_string_lossy().into_owned(),
+        watch: match root.watch {
+            WatchBackend::Auto => "auto",
+            WatchBackend::Inotify => "inotify",
+        },
+        filters: root.filters.iter().map(|rule| String::from_utf8_lossy(rule).into_owned()).collect(),
+        default_filters: root.default_filters,
+        one_file_system: root.one_file_system,
+        delete: Delete {
+            mode: match root.delete {
+                DeleteMode::Mirror => "mirror",
+            },
+        },
+        shards: root.shards,
+        settle: Settle {
+            quiet: duration_text(root.settle.quiet),
+            quiet_open: duration_text(root.settle.quiet_open),
+            max: duration_text(root.settle.max),
+        },
+        nfs_exported: root.nfs_exported,
+        targets: root.targets.iter().map(target).collect(),
+    }
+}
+
+fn target(target: &TargetConfig) -> Target {
+    let url = match &target.location {
+        Location::Local(path) => path.to_string_lossy().into_owned(),
+        location @ Location::Daemon(_) => location.argument().to_string_lossy().trim_end_matches('/').to_owned(),
+    };
+    Target {
+        name: target.name.clone(),
+        url,
+        password_file: target.password_file.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        lanes: target.lanes,
+        timeout: duration_text(target.timeout),
+        connect_timeout: duration_text(target.connect_timeout),
+        large_file: size_text(target.large_file),
+        backlog: target.backlog,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BACKLOG, LANES, LARGE_FILE, NAME_LENGTH_MAX, SHARDS};
+    use proptest::prelude::*;
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    /// Texts that YAML writers and readers like to disagree on, besides random ones.
+    fn text() -> impl Strategy<Value = String> {
+        let hard = [
+            "yes",
+            "no",
+            "on",
+            "~",
+            "null",
+            "Null",
+            "true",
+            "1",
+            "0x1",
+            "0o7",
+            "1e3",
+            ".inf",
+            "- a",
+            "+ b",
+            "a: b",
+            "a #b",
+            "#",
+            "&a",
+            "*a",
+            "!a",
+            "|",
+            ">",
+            "'",
+            "\"",
+            "%a",
+            "@a",
+            "`",
+            "?",
+            "? a",
+            "-",
+            "---",
+            "...",
+            "[a]",
+            "{a}",
+            " a",
+            "a ",
+            "\ta",
+            "a\nb",
+            "a\n",
+            "\na",
+            " a\n b\n\n",
+            "\u{feff}",
+            "\u{7f}",
+            "\x1b",
+            "\r",
+            "a\r\nb",
+            "<<",
+            "=",
+            "é",
+            "\u{1f980}",
+            "a,b",
+            "12:30:45",
+            "2024-01-01",
+            "",
+            "\\",
+            "\\n",
+            "-\t",
+            "a:\tb",
+            "\u{fffe}",
+            "\u{9f}",
+        ];
+        prop_oneof![
+            1 => proptest::sample::select(hard.to_vec()).prop_map(str::to_owned),
+            1 => "[^\0\u{85}\u{2028}\u{2029}]{0,20}".prop_map(|text: String| text),
+        ]
+    }
+
+    fn name() -> impl Strategy<Value = String> {
+        "[A-Za-z0-9_.-]{1,12}".prop_filter("dots", |name| !matches!(name.as_str(), "." | ".."))
+    }
+
+    /// An absolute path as `parse` leaves it, below `top` so that no two of different tops overlap.
+    fn path(top: &'static str) -> impl Strategy<Value = PathBuf> {
+        proptest::collection::vec(text(), 0..3).prop_map(move |parts| {
+            let parts = parts.iter().flat_map(|part| part.split('/')).filter(|part| !matches!(*part, "" | "." | ".."));
+            Path::new(top).join(parts.collect::<PathBuf>())
+        })
+    }
+
+    fn target() -> impl Strategy<Value = TargetConfig> {
+        let location = prop_oneof![
+            path("/target").prop_map(Location::Local),
+            (
+                proptest::option::of("[a-z]{1,5}"),
+                "[a-z0-9.]{1,9}|::1|fe80::2",
+                1..=u16::MAX,
+                "[^/\0\u{85}\u{2028}\u{2029}]{1,9}",
+                path("/")
+            )
+                .prop_map(|(user, host, port, module, sub)| {
+                    let sub = sub.to_str().unwrap().as_bytes()[1..].to_vec();
+                    Location::Daemon(crate::target::DaemonAddress { user, host, port, module, sub })
+                }),
+        ];
+        let numbers = (LANES, 1..=3_600u64, 1..=3_600u64, LARGE_FILE, BACKLOG);
+        (name(), location, proptest::option::of(path("/etc")), numbers).prop_map(
+            |(name, location, password_file, (lanes, timeout, connect_timeout, large_file, backlog))| TargetConfig {
+                password_file: password_file.filter(|_| matches!(location, Location::Daemon(_))),
+                name,
+                location,
+                lanes,
+                timeout: Duration::from_secs(timeout),
+                connect_timeout: Duration::from_secs(connect_timeout),
+                large_file,
+                backlog,
+            },
+        )
+    }
+
+    fn config() -> impl Strategy<Value = Config> {
+        let bools = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+        let settle = (1..=600_000u64, 0..=600_000u64, 0..=1_000_000u64);
+        let rest = (proptest::collection::vec(text(), 0..5), proptest::option::of(SHARDS), settle);
+        (path("/state"), name(), path("/root"), target(), bools, rest).prop_map(
+            |(state_dir, name, path, target, bools, (filters, shards, (quiet, more, most)))| {
+                let mut root = RootConfig::new(name.clone(), path, vec![target]);
+                root.watch = if bools.0 { WatchBackend::Auto } else { WatchBackend::Inotify };
+                (root.default_filters, root.one_file_system, root.nfs_exported) = (bools.1, bools.2, bools.3);
+                root.filters = filters.into_iter().map(String::into_bytes).collect();
+                root.shards = shards;
+                root.settle.quiet = Duration::from_millis(quiet);
+                root.settle.quiet_open = Duration::from_millis((quiet + more).min(600_000));
+                root.settle.max = root.settle.quiet_open + Duration::from_millis(most);
+                let tunables = crate::config::Tunables { raise: bools.4 };
+                Config { state_dir, tunables, rsync: PathBuf::from(name), roots: vec![root] }
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn what_is_printed_is_read_back_as_the_same_configuration(config in config()) {
+            let yaml = config.effective_yaml();
+            let again = Config::parse(yaml.as_bytes(), Path::new("f"));
+            prop_assert_eq!(again.as_ref().map_err(ToString::to_string), Ok(&config), "{}", yaml);
+        }
+    }
+
+    #[test]
+    fn every_default_is_written_out() {
+        let target = TargetConfig::new("h", Location::parse(b"h::m", Path::new("/")).unwrap());
+        let config = Config { roots: vec![RootConfig::new("data", "/data", vec![target])], ..Config::default() };
+        let expected = "\
+state_dir: /var/lib/fansync
+tunables:
+  raise: true
+rsync: rsync
+roots:
+- name: data
+  path: /data
+  watch: auto
+  filters: []
+  default_filters: true
+  one_file_system: true
+  delete:
+    mode: mirror
+  settle:
+    quiet: 200ms
+    quiet_open: 2s
+    max: 30s
+  nfs_exported: false
+  targets:
+  - name: h
+    url: rsync://h/m
+    lanes: 3
+    timeout: 1m
+    connect_timeout: 10s
+    large_file: 8MiB
+    backlog: 200000
+";
+        assert_eq!(config.effective_yaml(), expected);
+        let name = "n".repeat(NAME_LENGTH_MAX);
+        assert!(
+            Config::parse(expected.replace("name: h", &format!("name: {name}")).as_bytes(), Path::new("f")).is_ok()
+        );
+    }
+}

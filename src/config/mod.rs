@@ -1,0 +1,266 @@
+//! The configuration: what the YAML file says, checked.
+//!
+//! [`Config`] as it comes out of [`Config::parse`] cannot be invalid; everything that is wrong in a file is said at
+//! once, each with line, column and key. Parsing touches nothing but the text; what the machine has to say
+//! (missing directories, password files) is [`check_environment`], run at start.
+//!
+//! This file holds the types, their defaults and their ranges. `raw` reads YAML into located nodes, `check` turns
+//! nodes into a `Config`, `effective` writes one back, `amount` knows durations and sizes.
+//!
+//! Left out until they exist: fanotify and poll watching, `delete: keep`, `hold_over`, `metrics`, `full_compare`,
+//! `bandwidth`. Their keys are refused as such, not taken for misspellings.
+
+mod amount;
+mod check;
+mod complaint;
+mod effective;
+mod environment;
+mod password;
+mod raw;
+
+pub use complaint::{Complaint, ConfigErrors, Positions};
+pub use environment::{EnvironmentProblem, Place, check_environment};
+pub use password::{PasswordFileError, check_password_file};
+
+use crate::target::Location;
+use std::io::Read as _;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Default of [`Config::state_dir`]. Source: file-hierarchy(7), "/var/lib/".
+pub const STATE_DIR_DEFAULT: &str = "/var/lib/fansync";
+/// Default of [`Config::rsync`].
+pub const RSYNC_DEFAULT: &str = "rsync";
+/// Characters in a name. Why 128: names become file names in `state_dir` and labels of metrics.
+pub const NAME_LENGTH_MAX: usize = 128;
+/// Range of [`RootConfig::shards`]. Why 64: each shard is a thread and an inotify instance, of which a user has 128.
+pub const SHARDS: RangeInclusive<u16> = 1..=64;
+/// Targets of one root: what a [`crate::target::TargetId`] counts.
+pub const TARGETS_MAX: usize = u16::MAX as usize;
+/// Range of [`Settle::quiet`] and [`Settle::quiet_open`].
+pub const QUIET: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(600);
+/// Default of [`Settle::quiet_open`] on roots that are exported by NFS: there a close is never seen.
+pub const QUIET_OPEN_NFS: Duration = Duration::from_secs(5);
+/// Range of [`Settle::max`].
+pub const SETTLE_MAX: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
+/// Range of [`TargetConfig::lanes`].
+pub const LANES: RangeInclusive<u16> = 1..=16;
+/// Range of [`TargetConfig::timeout`] and [`TargetConfig::connect_timeout`]; both in whole seconds, as rsync(1) takes them.
+pub const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+/// Range of [`TargetConfig::large_file`]. Unit: bytes.
+pub const LARGE_FILE: RangeInclusive<u64> = (4 << 10)..=(1 << 40);
+/// Range of [`TargetConfig::backlog`]. Unit: marks.
+pub const BACKLOG: RangeInclusive<u32> = 1_000..=10_000_000;
+
+/// All that the agent is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where checkpoints are kept. An absolute directory. Default: [`STATE_DIR_DEFAULT`].
+    pub state_dir: PathBuf,
+    /// What the agent may change in the kernel.
+    pub tunables: Tunables,
+    /// The rsync program: an absolute path, or a bare name to be found on `PATH`. Default: [`RSYNC_DEFAULT`].
+    pub rsync: PathBuf,
+    /// What is watched. At least one; names and paths differ, and no path lies inside another.
+    pub roots: Vec<RootConfig>,
+}
+
+/// What the agent may change in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tunables {
+    /// Raise `fs.inotify.max_user_watches` when it runs out and the agent is allowed to. Default: true.
+    pub raise: bool,
+}
+
+/// One watched directory and where it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootConfig {
+    /// Its name in logs, metrics and commands: `[A-Za-z0-9_.-]+`, at most [`NAME_LENGTH_MAX`] characters, not `.` or
+    /// `..`. Default: the last component of `path`.
+    pub name: String,
+    /// The directory. Absolute, without `.` and `..`.
+    pub path: PathBuf,
+    /// How it is watched. Default: `auto`.
+    pub watch: WatchBackend,
+    /// rsync filter rules, the first match wins. Default: none.
+    pub filters: Vec<Vec<u8>>,
+    /// Whether the built-in rules for temporary files apply after `filters`. Default: true.
+    pub default_filters: bool,
+    /// Whether mounts below `path` are left out. Default: true (rsync(1), `--one-file-system`).
+    pub one_file_system: bool,
+    /// What happens to files that are on a target only. Default: `mirror`.
+    pub delete: DeleteMode,
+    /// Threads that watch this root. Range: [`SHARDS`]. Default: min(4, cores), decided at start.
+    pub shards: Option<u16>,
+    /// How long a changed path must be quiet before it is sent.
+    pub settle: Settle,
+    /// Whether NFS clients write here, whose closes the kernel does not report: raises the default of
+    /// `settle.quiet_open` to [`QUIET_OPEN_NFS`]. Default: false.
+    pub nfs_exported: bool,
+    /// Where it is sent. 1..=[`TARGETS_MAX`]; names and locations differ.
+    pub targets: Vec<TargetConfig>,
+}
+
+/// How a root is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WatchBackend {
+    /// The best that the kernel and our privileges allow.
+    #[default]
+    Auto,
+    /// inotify(7), a watch per directory.
+    Inotify,
+}
+
+/// What happens to files that are on a target only. Written `mirror` or `{mode: mirror}`: the long form is where
+/// limits (`hold_over`) will stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DeleteMode {
+    /// They are deleted, unless a filter protects them.
+    #[default]
+    Mirror,
+}
+
+/// How long a changed path must be quiet before it is sent. `quiet` ≤ `quiet_open` ≤ `max`; whole milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settle {
+    /// Quiet time after a close. Range: [`QUIET`]. Default: 200 ms.
+    pub quiet: Duration,
+    /// Quiet time while a file is open for writing. Range: [`QUIET`]. Default: 2 s, or [`QUIET_OPEN_NFS`].
+    pub quiet_open: Duration,
+    /// After this time a path is sent although it is not quiet. Range: [`SETTLE_MAX`]. Default: 30 s.
+    pub max: Duration,
+}
+
+/// One place that a root is sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetConfig {
+    /// Its name in logs, metrics and commands, under the rules of [`RootConfig::name`]. Default: the host, or the
+    /// last component of the directory.
+    pub name: String,
+    /// Where (key `url`). A local directory is absolute and neither holds the root nor lies in it.
+    pub location: Location,
+    /// File with the daemon's password on its first line, an absolute path; daemon targets only (rsync(1),
+    /// `--password-file`). Default: none.
+    pub password_file: Option<PathBuf>,
+    /// Transfers at the same time. Range: [`LANES`]. Default: 3.
+    pub lanes: u16,
+    /// rsync's `--timeout`: time without any I/O after which a transfer is given up. Range: [`TIMEOUT`]. Default: 60 s.
+    pub timeout: Duration,
+    /// rsync's `--contimeout`: time in which a daemon must answer. Range: [`TIMEOUT`]. Default: 10 s.
+    pub connect_timeout: Duration,
+    /// Files from this size on have a lane of their own. Unit: bytes. Range: [`LARGE_FILE`]. Default: 8 MiB.
+    pub large_file: u64,
+    /// Marks that are kept for this target before they are widened. Range: [`BACKLOG`]. Default: 200,000.
+    pub backlog: u32,
+}
+
+impl Default for Config {
+    /// No roots yet, so it is the one `Config` that [`Config::parse`] would refuse; for runs without a file.
+    fn default() -> Self {
+        Self {
+            state_dir: PathBuf::from(STATE_DIR_DEFAULT),
+            tunables: Tunables::default(),
+            rsync: PathBuf::from(RSYNC_DEFAULT),
+            roots: Vec::new(),
+        }
+    }
+}
+
+impl Default for Tunables {
+    fn default() -> Self {
+        Self { raise: true }
+    }
+}
+
+impl Default for Settle {
+    fn default() -> Self {
+        Self { quiet: Duration::from_millis(200), quiet_open: Duration::from_secs(2), max: Duration::from_secs(30) }
+    }
+}
+
+impl RootConfig {
+    /// A root with the default of everything else.
+    #[must_use]
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>, targets: Vec<TargetConfig>) -> Self {
+        Self {
+            name: name.into(),
+            path: path.into(),
+            watch: WatchBackend::default(),
+            filters: Vec::new(),
+            default_filters: true,
+            one_file_system: true,
+            delete: DeleteMode::default(),
+            shards: None,
+            settle: Settle::default(),
+            nfs_exported: false,
+            targets,
+        }
+    }
+}
+
+impl TargetConfig {
+    /// A target with the default of everything else.
+    #[must_use]
+    pub fn new(name: impl Into<String>, location: Location) -> Self {
+        Self {
+            name: name.into(),
+            location,
+            password_file: None,
+            lanes: 3,
+            timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(10),
+            large_file: 8 << 20,
+            backlog: 200_000,
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration {}", .file.display())]
+    Read {
+        /// As named by the caller.
+        file: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file was read and is wrong.
+    #[error(transparent)]
+    Invalid(#[from] ConfigErrors),
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], or [`ConfigError::Invalid`] with everything that is wrong in it.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_located(path).map(|(config, _)| config)
+    }
+
+    /// Like [`Config::load`], and says where each key stands, so that later complaints can point there.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn load_located(path: &Path) -> Result<(Self, Positions), ConfigError> {
+        let mut text = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(raw::FILE_SIZE_MAX as u64 + 1).read_to_end(&mut text))
+            .map_err(|source| ConfigError::Read { file: path.to_path_buf(), source })?;
+        Ok(check::check(&text, path, &check::filter_rule_complaints)?)
+    }
+
+    /// Checks `text`; `file` is only its name in messages.
+    ///
+    /// # Errors
+    /// Everything that is wrong, sorted by position.
+    pub fn parse(text: &[u8], file: &Path) -> Result<Self, ConfigErrors> {
+        check::check(text, file, &check::filter_rule_complaints).map(|(config, _)| config)
+    }
+}

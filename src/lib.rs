@@ -12,3 +12,4 @@
 pub mod lab;
 pub mod path;
 pub mod target;
+pub mod worker;

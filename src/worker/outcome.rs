@@ -563,7 +563,7 @@ mod tests {
             b"]",
             b"mkdir \"",
         ];
-        let seed = 0x6f75_7463_6f6d_65;
+        let seed = 0x006f_7574_636f_6d65;
         let mut random = fastrand::Rng::with_seed(seed);
         for round in 0..40_000 {
             let mut text = Vec::new();

@@ -83,6 +83,13 @@ impl Shipper {
             (around.search_links)();
         }
         let mut failures = Failures::new(draft);
+        let absent = |path: &RelPath| {
+            draft
+                .marks
+                .binary_search_by(|mark| mark.path.cmp(path))
+                .is_ok_and(|at| matches!(sightings[at].look, Look::Absent))
+        };
+        let mut aside = None;
         for (path, words) in failed {
             failures.add(&path, Why::Refused, &words);
         }
@@ -104,11 +111,20 @@ impl Shipper {
                 words = verdict.words,
                 "rsync ended"
             );
-            match verdict.applied {
+            match &verdict.applied {
                 Applied::All => {}
                 Applied::AllBut(failed) => {
-                    for failed in &failed {
-                        failures.add_path(failed, self.source.filter.protects());
+                    // A full target: the paths wait, and so does everything else.
+                    aside = trouble_of(&verdict).or(aside);
+                    for failed in failed {
+                        if failed.why == PathCause::Unsupported && absent(&failed.path) {
+                            // A daemon that refuses the option takes the entry for a device that it cannot make, and
+                            // deletes nothing (observed, 3.5.0).
+                            aside = Some(no_missing_args(&verdict));
+                            failures.add(&failed.path, Why::Raced, &failed.words);
+                        } else {
+                            failures.add_path(failed, self.source.filter.protects());
+                        }
                     }
                 }
                 Applied::Unclear => {
@@ -125,7 +141,7 @@ impl Shipper {
                 }
             }
         }
-        Conclusion { outcome: Outcome::Done(failures.finish()), trouble: None, directories }
+        Conclusion { outcome: Outcome::Done(failures.finish()), trouble: aside, directories }
     }
 
     /// Asks the target with an empty list; `None` when all is well.
@@ -350,6 +366,15 @@ fn held(words: String) -> Trouble {
         remedy: TroubleRemedy::HoldSource,
         words,
         hint: Some("nothing is sent or deleted until the same directory is back"),
+    }
+}
+
+fn no_missing_args(verdict: &Verdict) -> Trouble {
+    Trouble {
+        cause: Cause::MissingArgsUnsupported.name(),
+        remedy: TroubleRemedy::DropMissingArgs,
+        words: verdict.words.clone(),
+        hint: Cause::MissingArgsUnsupported.hint(),
     }
 }
 

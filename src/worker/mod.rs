@@ -1,0 +1,15 @@
+//! The one place that knows rsync: its flags, its words and its exit codes.
+//!
+//! - [`command`]: the command line, the list, the environment.
+//! - [`run`]: one process, started, listened to, watched over, reaped.
+//! - [`ship`]: a whole draft: look, plan, run, conclude.
+//! - [`cause`]: why a run ended as it did, and what to do about it (the table).
+//! - [`complaint`]: one line of rsync's output, and the paths of the root that it names.
+//! - [`outcome`]: a whole run to a verdict: what was applied, the cause, the remedy.
+
+pub mod cause;
+pub mod complaint;
+pub mod outcome;
+pub mod command;
+pub mod run;
+pub mod ship;

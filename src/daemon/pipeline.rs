@@ -130,6 +130,9 @@ impl Pipeline {
             // One turn takes what is there now, so that a flood of marks does not keep the lanes idle.
             for _batch in 0..self.inbox.marks.len() {
                 let Some(marks) = self.inbox.marks.pop() else { break };
+                for mark in &marks {
+                    tracing::trace!(root = self.source.name, ?mark, "marked");
+                }
                 self.dispatcher.on_marks(now, &marks);
                 untold = true;
             }

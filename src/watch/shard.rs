@@ -305,7 +305,7 @@ impl Shard {
     /// The watched directory itself. All but the root's are reported under their name in their parent too.
     fn on_self(&mut self, directory: DirectoryId, kind: EventKind) {
         match kind {
-            EventKind::Attributes if directory == self.map.root() => {
+            EventKind::Attributes | EventKind::Modified if directory == self.map.root() => {
                 self.emit(Mark::new(RelPath::root(), MarkKind::Attributes));
             }
             EventKind::SelfDeleted | EventKind::SelfMoved | EventKind::Unmounted if directory == self.map.root() => {
@@ -334,34 +334,35 @@ impl Shard {
             self.drop_child(parent, event.name);
             return self.on_excluded(parent, event.kind);
         }
-        let of_trunk = parent == self.map.root() && self.trunk.is_some();
         match event.kind {
-            EventKind::Created | EventKind::MovedTo => {
-                if of_trunk && let Some(trunk) = &mut self.trunk {
-                    trunk.appeared(event.name, event.cookie);
-                } else {
-                    self.appeared(parent, event.name);
-                }
-            }
+            EventKind::Created => self.look_at(parent, event, Reason::Appeared),
+            EventKind::MovedTo => self.look_at(parent, event, Reason::Arrived),
             EventKind::Deleted | EventKind::MovedFrom => {
+                // What has the name now decides, not the event: in an exchange the newcomer's event came before this
+                // one, and the map may already hold it.
+                if self.is_directory(&path) {
+                    return self.look_at(parent, event, Reason::Arrived);
+                }
                 let mut mark = Mark::new(path, MarkKind::Point);
                 mark.gone_directory = true;
                 self.emit(mark);
-                if of_trunk && let Some(trunk) = &mut self.trunk {
-                    trunk.left(event.name, event.cookie);
+                if self.is_of_trunk(parent) {
+                    if let Some(trunk) = &mut self.trunk {
+                        trunk.left(event.name, event.cookie);
+                    }
                 } else if event.kind == EventKind::MovedFrom {
                     self.departed(parent, event.name);
                 } else {
                     self.drop_child(parent, event.name);
                 }
             }
-            EventKind::Attributes => {
+            // utimensat with an mtime alone is a "modify", of a directory too (observed, 6.18).
+            EventKind::Attributes | EventKind::Modified => {
                 let mut mark = Mark::new(path, MarkKind::Attributes).stage(Stage::Unchanged);
                 mark.changes_names = false;
                 self.emit(mark);
             }
-            EventKind::Modified
-            | EventKind::Closed
+            EventKind::Closed
             | EventKind::SelfDeleted
             | EventKind::SelfMoved
             | EventKind::Ignored
@@ -369,11 +370,26 @@ impl Shard {
         }
     }
 
-    /// A directory is under this name now: watch it, list it, and mark what is there.
-    fn appeared(&mut self, parent: DirectoryId, name: &[u8]) {
-        self.start_walk(parent, name, Reason::Appeared);
+    /// A directory may be under this name now: watch it, list it, and mark what is there.
+    fn look_at(&mut self, parent: DirectoryId, event: Event<'_>, reason: Reason) {
+        if self.is_of_trunk(parent) {
+            if let Some(trunk) = &mut self.trunk {
+                trunk.appeared(event.name, event.cookie);
+            }
+            return;
+        }
+        self.start_walk(parent, event.name, reason);
         // Small ones are done before the next event is looked at.
         self.walk_slice(64);
+    }
+
+    fn is_of_trunk(&self, parent: DirectoryId) -> bool {
+        parent == self.map.root() && self.trunk.is_some()
+    }
+
+    fn is_directory(&self, path: &RelPath) -> bool {
+        files::status_at(self.source.root.as_fd(), path.as_bytes())
+            .is_ok_and(|status| status.entry_type == EntryType::Directory)
     }
 
     pub(super) fn start_walk(&mut self, parent: DirectoryId, name: &[u8], reason: Reason) {
@@ -398,7 +414,7 @@ impl Shard {
                 .is_ok_and(|status| status.entry_type == EntryType::Directory)
         });
         for name in present {
-            self.start_walk(root, &name, if first { Reason::Start } else { Reason::Appeared });
+            self.start_walk(root, &name, if first { Reason::Start } else { Reason::Arrived });
             if !first {
                 self.walk_slice(64);
             }

@@ -16,8 +16,11 @@ use crate::tree::DirectoryId;
 pub(super) enum Reason {
     /// First walk of this process: the cold start compares everything anyway.
     Start,
-    /// A directory appeared, was moved in or replaced.
+    /// A directory was created: if a listing found and watched it before, that was marked too.
     Appeared,
+    /// A directory was moved here, or replaced what had its name: everything in it is new to this name, whatever the
+    /// map knew of it.
+    Arrived,
     /// Events were lost, or a watch was: what changed since is unknown.
     Recovery(Content),
 }
@@ -100,10 +103,9 @@ impl Shard {
         let Some(path) = self.map.path(walk.parent).map(|parent| parent.join(&walk.name)) else { return };
         match walk.reason {
             Reason::Start => {}
-            Reason::Appeared => {
-                if walk.found {
-                    self.emit(Mark::new(path, MarkKind::Subtree).content(Content::Resend));
-                }
+            Reason::Appeared if !walk.found => {}
+            Reason::Appeared | Reason::Arrived => {
+                self.emit(Mark::new(path, MarkKind::Subtree).content(Content::Resend));
             }
             Reason::Recovery(content) => {
                 let mark = Mark::new(path, MarkKind::Subtree).content(content).priority(Priority::Background);

@@ -96,6 +96,7 @@ impl Shipper {
         if !(marks.is_empty() && large.is_empty() && later.is_empty()) {
             (around.seen)(Report::Seen { batch: draft.batch, marks, large, later });
         }
+        tracing::trace!(root = self.source.name, batch = draft.batch.0, marks = ?draft.marks, ?runs, "planned");
         for run in &runs {
             let verdict = match self.run(run, missing_args, bytes, around) {
                 Ok(verdict) => verdict,

@@ -5,7 +5,7 @@
 //! (section 10.3.2): without quotes, `true` and `false` are booleans and `12`, `0o14` and `0xC` are numbers.
 
 use super::amount::{self, AmountError};
-use super::complaint::{COMPLAINTS_MAX, quoted};
+use super::complaint::{COMPLAINTS_MAX, one_line, quoted};
 use super::raw::{self, Kind, Node};
 use super::{
     BACKLOG, LANES, LARGE_FILE, NAME_LENGTH_MAX, QUIET, QUIET_OPEN_NFS, SETTLE_MAX, SHARDS, TARGETS_MAX, TIMEOUT,
@@ -260,7 +260,7 @@ impl Checker<'_> {
             }
         }
         for (index, what) in (self.rules)(&rules, defaults) {
-            self.complain(items.get(index).unwrap_or(value), what, None);
+            self.complain(items.get(index).unwrap_or(value), one_line(&what), None);
         }
         rules
     }
@@ -316,7 +316,7 @@ impl Checker<'_> {
                 return None;
             }
             Err(error) => {
-                self.complain(value, error.to_string(), None);
+                self.complain(value, one_line(&error.to_string()), None);
                 return None;
             }
         };
@@ -949,7 +949,7 @@ roots:
         check(&with("one_file_system: 'true'", ""), "remove the quotes");
         check(&with("one_file_system: 1", ""), "write true or false");
         check(&with("filters: '- *.tmp'", ""), "3:12: roots[0].filters: expected a list");
-        check(&with("filters: [a, {b: c}]", ""), "3:16: roots[0].filters[1]: expected text, found a mapping");
+        check(&with("filters: ['- a', {b: c}]", ""), "3:20: roots[0].filters[1]: expected text, found a mapping");
         check(&with("shards: 0", ""), "out of range");
         check(&with("shards: 1.5", ""), "expected a number, found '1.5'");
         check(&with("shards: 1_0", ""), "expected a number, found '1_0'");
@@ -1001,6 +1001,7 @@ roots:
         check(&targets("  - {name: x, url: /}"), "holds its own root");
         check(&targets("  - url: c"), "'c' is not an absolute path");
         check(&targets("  - url: host:/x"), "ssh targets");
+        check(&targets("  - url: \"a\\nb://h\""), "'a\\nb://' is not supported");
         check(&targets("  - {name: x, url: '[::1]::m'}"), "has no spelling as an rsync URL");
         check(&targets("  - url: 'rsync://[::1]/m'"), "'::1' from url is not a name");
         check(&targets("  - {url: /c, password_file: /p}"), "only rsync daemons ask for a password");

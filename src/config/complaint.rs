@@ -139,6 +139,15 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
+/// A message of another module, which may quote the file: escaped, and cut after 300 characters.
+pub(super) fn one_line(message: &str) -> String {
+    const SHOWN_MAX: usize = 300;
+    match message.char_indices().nth(SHOWN_MAX) {
+        None => crate::path::escaped(message.as_bytes()).to_string(),
+        Some((at, _)) => format!("{}...", crate::path::escaped(&message.as_bytes()[..at])),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,6 +190,8 @@ mod tests {
     #[test]
     fn quoted_text_stays_one_short_line() {
         assert_eq!(quoted("a\nb"), "'a\\nb'");
+        assert_eq!(one_line("a\u{1b}b"), "a\\u{1b}b");
+        assert_eq!(one_line(&"x".repeat(301)), format!("{}...", "x".repeat(300)));
         assert_eq!(quoted(&"\u{e9}".repeat(61)), format!("'{}...'", "\u{e9}".repeat(60)));
     }
 }

@@ -4,7 +4,7 @@
 //! Left out on purpose, and refused by name: several documents, anchors, aliases and tags. A configuration that
 //! needs them is generated, and the generator can write the values out.
 
-use super::complaint::Complaint;
+use super::complaint::{Complaint, one_line};
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 /// Nesting that no configuration needs; the deepest known key lies at 7.
@@ -191,7 +191,7 @@ fn syntax_complaint(text: &str, error: &ScanError) -> Complaint {
     }
     let dash = error.info().contains("only valid inside a block");
     let hint = dash.then_some("text that begins with a dash goes in quotes");
-    refuse(line, column, format!("not valid YAML: {}", error.info()), hint)
+    refuse(line, column, format!("not valid YAML: {}", one_line(error.info())), hint)
 }
 
 #[cfg(test)]

@@ -612,7 +612,11 @@ impl ChangeSet {
         let epoch = self.epoch;
         let mut stale = Vec::new();
         for node in &ended.nodes {
-            let mut at = self.trie.parent(*node);
+            // A directory whose own attributes were sent is as stale as a parent: nothing kept what lies beneath it
+            // from being sent meanwhile. What else is in flight stands for its path: an event there has a mark.
+            let flight = self.trie.value(*node).flight.as_ref();
+            let own = flight.is_some_and(|flight| flight.kind == MarkKind::Attributes);
+            let mut at = if own { Some(*node) } else { self.trie.parent(*node) };
             while let Some(directory) = at {
                 let value = self.trie.value(directory);
                 if value.visited == epoch {
@@ -793,3 +797,6 @@ impl ChangeSet {
         self.trie.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

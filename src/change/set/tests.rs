@@ -1,0 +1,141 @@
+//! Tables over the rules of a change set, on a virtual clock.
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// The wall clock when a bench begins.
+const WALL: i64 = 1_000_000_000_000_000;
+
+const LIVE: Want = Want { large: false, background: false, marks_max: 5_000 };
+const ANY: Want = Want { large: false, background: true, marks_max: 5_000 };
+const LARGE: Want = Want { large: true, background: true, marks_max: 1 };
+
+fn path(text: &str) -> RelPath {
+    RelPath::parse(text.as_bytes()).unwrap()
+}
+
+fn wall_after(elapsed: Duration) -> WallTime {
+    WallTime(WALL + i64::try_from(elapsed.as_nanos()).unwrap())
+}
+
+/// `Since` as a write at `elapsed` after the start asks for it.
+fn since(elapsed: Duration) -> Content {
+    Content::Since(wall_after(elapsed).minus(CTIME_SLACK))
+}
+
+fn point(text: &str) -> Mark {
+    let mut mark = Mark::new(path(text), MarkKind::Point);
+    // Most rules have nothing to do with the root's own times.
+    mark.changes_names = false;
+    mark
+}
+
+fn of(kind: MarkKind, text: &str) -> Mark {
+    Mark { kind, ..point(text) }
+}
+
+fn gone(text: &str) -> Mark {
+    Mark { gone_directory: true, ..point(text) }
+}
+
+/// A change set and its clock.
+struct Bench {
+    set: ChangeSet,
+    start: Instant,
+    elapsed: Duration,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::bounded(1_000)
+    }
+
+    fn bounded(marks_max: usize) -> Self {
+        let options = ChangeSetOptions { settle: SettleOptions::default(), marks_max };
+        Self { set: ChangeSet::new(options), start: crate::sys::clock::now(), elapsed: Duration::ZERO }
+    }
+
+    fn now(&self) -> Now {
+        Now { instant: self.start + self.elapsed, wall: wall_after(self.elapsed) }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.elapsed += span;
+    }
+
+    fn mark(&mut self, mark: &Mark) {
+        let now = self.now();
+        self.set.mark(now, mark);
+    }
+
+    fn take(&mut self, want: Want) -> Option<Draft> {
+        let now = self.now();
+        self.set.take(now.instant, want)
+    }
+
+    /// Takes a draft and says what is in it.
+    fn taken(&mut self, want: Want) -> Vec<String> {
+        self.take(want).map_or(Vec::new(), |draft| names(&draft))
+    }
+
+    fn end(&mut self, batch: BatchId, fate: Fate) -> Tally {
+        let now = self.now();
+        self.set.conclude(now, batch, |_| fate)
+    }
+
+    fn pending_at(&self, text: &str) -> Option<Pending> {
+        let node = self.set.trie.find(&path(text))?;
+        self.set.trie.value(node).pending.clone()
+    }
+
+    /// Paths, kinds and content of what waits, in order.
+    fn pending(&self) -> Vec<(String, MarkKind, Content)> {
+        let mut all: Vec<_> = (self.set.queues.iter().flatten())
+            .map(|turn| {
+                let pending = self.set.trie.value(turn.2).pending.as_ref().unwrap();
+                (self.set.trie.path(turn.2).to_string(), pending.kind, pending.content)
+            })
+            .collect();
+        all.sort_by(|one: &(String, _, _), two| one.0.cmp(&two.0));
+        all
+    }
+
+    fn pending_names(&self) -> Vec<String> {
+        self.pending().into_iter().map(|(name, _, _)| name).collect()
+    }
+
+    /// Sends everything until nothing waits.
+    fn settle(&mut self) {
+        for _step in 0..1_000 {
+            while let Some(draft) = self.take(ANY).or_else(|| self.take(LARGE)) {
+                self.end(draft.batch, Fate::Done);
+            }
+            if self.set.is_clean() {
+                return;
+            }
+            let next = self.set.next_due(self.now().instant).expect("what waits becomes due");
+            self.elapsed = next - self.start;
+        }
+        panic!("never clean: {:?}", self.pending());
+    }
+}
+
+fn names(draft: &Draft) -> Vec<String> {
+    draft.marks.iter().map(|mark| mark.path.to_string()).collect()
+}
+
+#[test]
+fn attributes_in_flight_that_a_later_change_made_stale_are_marked_again() {
+    // Batch A read the directory's times at its start. A name in it changed and went with batch B, new times of the
+    // directory included; then A, the slower one, wrote the old times. Nobody marked the directory again.
+    let mut bench = Bench::new();
+    bench.mark(&of(MarkKind::Attributes, "d"));
+    let slow = bench.take(LIVE).unwrap();
+    bench.mark(&Mark { changes_names: true, ..point("d/x") });
+    let fast = bench.take(LIVE).unwrap();
+    assert_eq!(names(&fast), ["d/x"]);
+    bench.end(fast.batch, Fate::Done);
+    bench.end(slow.batch, Fate::Done);
+    assert_eq!(bench.pending(), [("d".to_owned(), MarkKind::Attributes, Content::Compare)]);
+}

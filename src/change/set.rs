@@ -3,8 +3,8 @@
 //! Invariants:
 //! - A mark leaves only by an acknowledged transfer that was taken after the mark's last event, or into a mark that
 //!   covers it.
-//! - Two batches in flight never overlap: no path of one lies at or beneath a path of the other. `Attributes` marks
-//!   are the exception: they touch nothing beneath.
+//! - Two batches in flight never overlap: no path of one lies at or beneath a path of the other. The exception: what
+//!   lies beneath an `Attributes` mark goes beside it, as that touches nothing beneath.
 //! - No more than `marks_max` marks are pending: beyond that they widen, and lose nothing by it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -171,9 +171,7 @@ impl Weigh for Value {
     }
 
     fn weight(&self) -> [u32; 2] {
-        // Attributes in flight block nothing above them.
-        let flight = self.flight.as_ref().is_some_and(|flight| flight.kind != MarkKind::Attributes);
-        [u32::from(self.pending.is_some()), u32::from(flight)]
+        [u32::from(self.pending.is_some()), u32::from(self.flight.is_some())]
     }
 }
 
@@ -464,7 +462,8 @@ impl ChangeSet {
         if here.flight.is_some() || here.reserved == self.epoch {
             return true;
         }
-        // A delete, a change of type, a listing and a subtree all act on what lies beneath on the target.
+        // A delete, a change of type, a listing and a subtree all act on what lies beneath on the target, where even
+        // attributes in flight may make a directory again.
         if kind != MarkKind::Attributes && self.trie.beneath(node)[FLIGHT] > 0 {
             return true;
         }

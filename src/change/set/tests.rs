@@ -139,3 +139,22 @@ fn attributes_in_flight_that_a_later_change_made_stale_are_marked_again() {
     bench.end(slow.batch, Fate::Done);
     assert_eq!(bench.pending(), [("d".to_owned(), MarkKind::Attributes, Content::Compare)]);
 }
+
+#[test]
+fn a_delete_waits_for_attributes_in_flight_beneath_it() {
+    // rsync makes a directory that is an entry of its list. With Attributes(d/e) under way, the delete of d ran beside
+    // it and was acknowledged; then the first rsync made d and d/e again, and nothing was left to remove them.
+    let check = |above: &Mark, waits: bool| {
+        let mut bench = Bench::new();
+        bench.mark(&of(MarkKind::Attributes, "d/e"));
+        let attributes = bench.take(LIVE).unwrap();
+        bench.mark(above);
+        assert_eq!(bench.taken(LIVE).is_empty(), waits, "{above:?}");
+        bench.end(attributes.batch, Fate::Done);
+        bench.settle();
+    };
+    check(&gone("d"), true);
+    check(&of(MarkKind::Listing, "d"), true);
+    check(&of(MarkKind::Subtree, "d"), true);
+    check(&of(MarkKind::Attributes, "d"), false);
+}

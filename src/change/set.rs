@@ -147,6 +147,7 @@ struct Flight {
     content: Content,
     priority: Priority,
     first: Instant,
+    stage: Stage,
     derived: bool,
     large: bool,
     attempts: u32,
@@ -262,6 +263,15 @@ fn merged_stage(older: Stage, newer: Stage) -> Stage {
         (_, Stage::Writing) => Stage::Writing,
         (Stage::Lazy, Stage::Unchanged) => Stage::Unchanged,
         (older, Stage::Unchanged | Stage::Lazy) => older,
+    }
+}
+
+/// The priority of two marks of one path: the more urgent one, but nobody waits for a lazy one.
+fn merged_priority(older: (Priority, Stage), newer: (Priority, Stage)) -> Priority {
+    match (older.1 == Stage::Lazy, newer.1 == Stage::Lazy) {
+        (true, true) | (false, false) => older.0.min(newer.0),
+        (true, false) => newer.0,
+        (false, true) => older.0,
     }
 }
 
@@ -397,7 +407,7 @@ impl ChangeSet {
             Some(older) => Pending {
                 kind: older.kind.max(mark.kind),
                 content: older.content.join(mark.content),
-                priority: older.priority.min(mark.priority),
+                priority: merged_priority((older.priority, older.times.stage), (mark.priority, mark.stage)),
                 times: Times {
                     first: older.times.first,
                     last: now,
@@ -511,6 +521,7 @@ impl ChangeSet {
                     content: pending.content,
                     priority: pending.priority,
                     first: pending.times.first,
+                    stage: pending.times.stage,
                     derived: pending.derived,
                     large: pending.large,
                     attempts: pending.attempts,
@@ -593,7 +604,7 @@ impl ChangeSet {
         if let Some(newer) = newer {
             merged.kind = merged.kind.max(newer.kind);
             merged.content = merged.content.join(newer.content);
-            merged.priority = merged.priority.min(newer.priority);
+            merged.priority = merged_priority((flight.priority, flight.stage), (newer.priority, newer.times.stage));
             merged.times.last = newer.times.last;
             merged.times.stage = merged_stage(Stage::Complete, newer.times.stage);
             merged.derived &= newer.derived;

@@ -149,12 +149,47 @@ fn a_delete_waits_for_attributes_in_flight_beneath_it() {
         bench.mark(&of(MarkKind::Attributes, "d/e"));
         let attributes = bench.take(LIVE).unwrap();
         bench.mark(above);
-        assert_eq!(bench.taken(LIVE).is_empty(), waits, "{above:?}");
+        assert_eq!(bench.take(LIVE).is_none(), waits, "{above:?}");
         bench.end(attributes.batch, Fate::Done);
-        bench.settle();
+        assert_eq!(bench.take(LIVE).is_some(), waits, "{above:?}");
     };
     check(&gone("d"), true);
     check(&of(MarkKind::Listing, "d"), true);
     check(&of(MarkKind::Subtree, "d"), true);
     check(&of(MarkKind::Attributes, "d"), false);
+}
+
+#[test]
+fn a_lazy_mark_lends_no_urgency_and_takes_none() {
+    // A new name in the root marks the root's own times, live but lazy. At a cold start the root's subtree waits in
+    // the background: merged, all of it became live and went before the changes that a user waits for.
+    let subtree = of(MarkKind::Subtree, "").priority(Priority::Background);
+    let lazy = of(MarkKind::Attributes, "").stage(Stage::Lazy);
+    let chmod = of(MarkKind::Attributes, "").stage(Stage::Unchanged);
+    let check = |older: &Mark, newer: &Mark, expected: Priority| {
+        let mut bench = Bench::new();
+        bench.mark(older);
+        bench.mark(newer);
+        assert_eq!(bench.pending_at("").unwrap().priority, expected, "{older:?} then {newer:?}");
+    };
+    check(&subtree, &lazy, Priority::Background);
+    check(&lazy, &subtree, Priority::Background);
+    check(&subtree, &chmod, Priority::Live);
+    check(&chmod, &subtree, Priority::Live);
+    check(&lazy, &lazy, Priority::Live);
+    check(&lazy, &chmod, Priority::Live);
+
+    let check_returned = |older: &Mark, newer: &Mark, expected: Priority| {
+        let mut bench = Bench::new();
+        bench.mark(older);
+        bench.pass(5 * SECOND);
+        let draft = bench.take(ANY).unwrap();
+        bench.mark(newer);
+        bench.end(draft.batch, Fate::Again { large: false });
+        assert_eq!(bench.pending_at("").unwrap().priority, expected, "{older:?} back, {newer:?} meanwhile");
+    };
+    check_returned(&subtree, &lazy, Priority::Background);
+    check_returned(&lazy, &subtree, Priority::Background);
+    check_returned(&subtree, &chmod, Priority::Live);
+    check_returned(&chmod, &subtree, Priority::Live);
 }

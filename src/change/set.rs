@@ -243,10 +243,6 @@ impl Pending {
             MarkKind::Subtree => (Class::Subtree, std::mem::discriminant(&self.content)),
         }
     }
-
-    fn asks(&self) -> Asks {
-        Asks { kind: self.kind, content: self.content, priority: self.priority }
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -263,6 +259,18 @@ fn merged_stage(older: Stage, newer: Stage) -> Stage {
         (_, Stage::Writing) => Stage::Writing,
         (Stage::Lazy, Stage::Unchanged) => Stage::Unchanged,
         (older, Stage::Unchanged | Stage::Lazy) => older,
+    }
+}
+
+/// What a wider mark must ask for, at the least, to do what a mark does whose first event was at `first`: a file that
+/// was written then has a ctime no older than the slack.
+fn looking_back(now: Now, first: Instant, content: Content) -> Content {
+    match content {
+        Content::Resend => {
+            let age = now.instant.saturating_duration_since(first);
+            Content::Since(now.wall.minus(age + CTIME_SLACK))
+        }
+        Content::Compare | Content::Since(_) => content,
     }
 }
 
@@ -298,11 +306,12 @@ impl ChangeSet {
         let node = self.trie.reach(&mark.path);
         self.touch(node, mark);
         let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority };
-        if self.is_covered(node, &asks) {
+        let least = Asks { content: looking_back(now, now.instant, mark.content), ..asks };
+        if self.is_covered(node, &least) {
             self.trie.prune(node);
         } else {
             self.merge(node, now.instant, mark);
-            if let Some(first) = self.clear_beneath(node, mark, &asks) {
+            if let Some(first) = self.clear_beneath(now, node, mark, &asks) {
                 self.age(node, first);
             }
         }
@@ -342,7 +351,7 @@ impl ChangeSet {
     }
 
     /// Removes the pending marks that `mark` at `node` covers; returns their earliest first event.
-    fn clear_beneath(&mut self, node: NodeId, mark: &Mark, asks: &Asks) -> Option<Instant> {
+    fn clear_beneath(&mut self, now: Now, node: NodeId, mark: &Mark, asks: &Asks) -> Option<Instant> {
         if self.trie.beneath(node)[PENDING] == 0 {
             return None;
         }
@@ -354,11 +363,10 @@ impl ChangeSet {
         let mut first: Option<Instant> = None;
         for candidate in candidates {
             let Some(pending) = &self.trie.value(candidate).pending else { continue };
-            let theirs = pending.asks();
             let covered = mark.gone_directory
-                || (asks.priority <= theirs.priority
-                    && asks.content.covers(theirs.content)
-                    && (asks.kind == MarkKind::Subtree || theirs.kind <= MarkKind::Point));
+                || (asks.priority <= pending.priority
+                    && asks.content.covers(looking_back(now, pending.times.first, pending.content))
+                    && (asks.kind == MarkKind::Subtree || pending.kind <= MarkKind::Point));
             if covered {
                 first = Some(first.map_or(pending.times.first, |first| first.min(pending.times.first)));
                 self.remove_pending(candidate);
@@ -582,8 +590,8 @@ impl ChangeSet {
             Fate::Retry { not_before, alone } => (Some(not_before), alone, flight.large, flight.attempts + 1),
         };
         tally.returned += 1;
-        let asks = Asks { kind: flight.kind, content: flight.content, priority: flight.priority };
-        if self.is_covered(node, &asks) {
+        let content = looking_back(now, flight.first, flight.content);
+        if self.is_covered(node, &Asks { kind: flight.kind, content, priority: flight.priority }) {
             return self.trie.prune(node);
         }
         let newer = self.remove_pending(node);
@@ -712,14 +720,8 @@ impl ChangeSet {
         let mut folded: Option<(Instant, Content, Priority)> = None;
         for node in nodes {
             let Some(pending) = self.remove_pending(*node) else { continue };
-            let content = match pending.content {
-                // Everything under the wider mark would be sent again: ask for what changed since the first event.
-                Content::Resend => {
-                    let age = now.instant.saturating_duration_since(pending.times.first);
-                    Content::Since(now.wall.minus(age + CTIME_SLACK))
-                }
-                Content::Compare | Content::Since(_) => pending.content,
-            };
+            // Everything under the wider mark would be sent again: ask for what changed since the first event.
+            let content = looking_back(now, pending.times.first, pending.content);
             folded = Some(match folded {
                 None => (pending.times.first, content, pending.priority),
                 Some((first, joined, priority)) => {
@@ -740,7 +742,7 @@ impl ChangeSet {
         }
         // A wider mark may cover marks deeper down that were pending before it.
         let asks = Asks { kind, content, priority };
-        if let Some(first) = self.clear_beneath(directory, &mark, &asks) {
+        if let Some(first) = self.clear_beneath(now, directory, &mark, &asks) {
             self.age(directory, first);
         }
     }

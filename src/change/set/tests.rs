@@ -193,3 +193,44 @@ fn a_lazy_mark_lends_no_urgency_and_takes_none() {
     check_returned(&subtree, &chmod, Priority::Live);
     check_returned(&chmod, &subtree, Priority::Live);
 }
+
+#[test]
+fn a_wider_mark_swallows_a_write_only_when_it_looks_back_past_it() {
+    // A write waited for a paused target. Ten minutes later a wider mark asked for what changed in the last minute and
+    // swallowed it: the file's ctime was older than that, so its new content under the old mtime was never sent.
+    let check = |looks_back: Duration, swallowed: bool| {
+        let written = 600 * SECOND;
+        let marked = written + 600 * SECOND;
+        let wide = of(MarkKind::Subtree, "d").content(Content::Since(wall_after(marked).minus(looks_back)));
+        let write = point("d/x").content(Content::Resend);
+        let expected: &[&str] = if swallowed { &["d"] } else { &["d", "d/x"] };
+
+        let mut bench = Bench::new();
+        bench.pass(written);
+        bench.mark(&write);
+        bench.pass(marked - written);
+        bench.mark(&wide);
+        assert_eq!(bench.pending_names(), expected, "the wider mark comes later, {looks_back:?}");
+
+        let mut bench = Bench::new();
+        bench.pass(written);
+        bench.mark(&write);
+        let draft = bench.take(LIVE).unwrap();
+        bench.pass(marked - written);
+        bench.mark(&wide);
+        bench.end(draft.batch, Fate::Again { large: false });
+        assert_eq!(bench.pending_names(), expected, "the write comes back, {looks_back:?}");
+
+        let mut bench = Bench::new();
+        bench.pass(marked);
+        bench.mark(&wide);
+        bench.mark(&write);
+        let expected: &[&str] = if looks_back >= CTIME_SLACK { &["d"] } else { &["d", "d/x"] };
+        assert_eq!(bench.pending_names(), expected, "the write comes later, {looks_back:?}");
+    };
+    check(60 * SECOND, false);
+    check(600 * SECOND, false);
+    check(719 * SECOND, false);
+    check(720 * SECOND, true);
+    check(9_000 * SECOND, true);
+}

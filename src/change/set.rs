@@ -182,6 +182,8 @@ const FLIGHT: usize = 1;
 #[derive(Debug)]
 struct Batch {
     nodes: Vec<NodeId>,
+    /// The earliest first event of its marks.
+    first: Instant,
     started: u64,
 }
 
@@ -274,6 +276,12 @@ fn looking_back(now: Now, first: Instant, content: Content) -> Content {
     }
 }
 
+/// Whether a mark says something of its path that a failed attempt did not know: not what follows from a look at
+/// another name of its inode, nor from what goes on beneath it.
+fn is_news(derived: bool, stage: Stage) -> bool {
+    !derived && stage != Stage::Lazy
+}
+
 /// The priority of two marks of one path: the more urgent one, but nobody waits for a lazy one.
 fn merged_priority(older: (Priority, Stage), newer: (Priority, Stage)) -> Priority {
     match (older.1 == Stage::Lazy, newer.1 == Stage::Lazy) {
@@ -306,7 +314,7 @@ impl ChangeSet {
         let node = self.trie.reach(&mark.path);
         self.touch(node, mark);
         let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority };
-        let least = Asks { content: looking_back(now, now.instant, mark.content), ..asks };
+        let least = Asks { content: looking_back(now, self.first_event(now.instant, mark), mark.content), ..asks };
         if self.is_covered(node, &least) {
             self.trie.prune(node);
         } else {
@@ -399,12 +407,13 @@ impl ChangeSet {
 
     fn merge(&mut self, node: NodeId, now: Instant, mark: &Mark) {
         let sequence = self.sequence;
+        let first = self.first_event(now, mark);
         let merged = match self.remove_pending(node) {
             None => Pending {
                 kind: mark.kind,
                 content: mark.content,
                 priority: mark.priority,
-                times: Times { first: now, last: now, stage: mark.stage, not_before: None },
+                times: Times { first, last: now, stage: mark.stage, not_before: None },
                 derived: mark.derived,
                 large: mark.large,
                 alone: false,
@@ -417,11 +426,11 @@ impl ChangeSet {
                 content: older.content.join(mark.content),
                 priority: merged_priority((older.priority, older.times.stage), (mark.priority, mark.stage)),
                 times: Times {
-                    first: older.times.first,
+                    first: older.times.first.min(first),
                     last: now,
                     stage: merged_stage(older.times.stage, mark.stage),
                     // A later event is a reason to try again; the attempts stay, so that the next pause is longer.
-                    not_before: None,
+                    not_before: if is_news(mark.derived, mark.stage) { None } else { older.times.not_before },
                 },
                 derived: older.derived && mark.derived,
                 large: older.large || mark.large,
@@ -432,6 +441,13 @@ impl ChangeSet {
             },
         };
         self.insert_pending(node, merged);
+    }
+
+    /// When what `mark` tells of happened, at the earliest. A derived one comes from a look at the paths of some batch
+    /// under way, and is as old as they are.
+    fn first_event(&self, now: Instant, mark: &Mark) -> Instant {
+        let batches = self.batches.values().map(|batch| batch.first).filter(|_| mark.derived);
+        batches.min().map_or(now, |first| first.min(now))
     }
 
     /// Takes what is due for a lane, the longest due first, all of one class; `None` when nothing can go now.
@@ -504,8 +520,10 @@ impl ChangeSet {
         self.sequence += 1;
         let batch = BatchId(self.sequence);
         let mut marks = Vec::with_capacity(taken.len());
+        let mut first = now;
         for node in taken {
             let pending = self.remove_pending(*node).expect("it was pending a moment ago");
+            first = first.min(pending.times.first);
             let before = self.trie.value(*node).heat;
             let heats = pending.priority == Priority::Live && pending.kind == MarkKind::Point;
             let heat = heats.then(|| self.options.settle.heat(now, pending.times, before));
@@ -537,7 +555,7 @@ impl ChangeSet {
             });
         }
         marks.sort_unstable_by(|one, two| one.path.cmp(&two.path));
-        self.batches.insert(batch, Batch { nodes: taken.to_vec(), started: self.sequence });
+        self.batches.insert(batch, Batch { nodes: taken.to_vec(), first, started: self.sequence });
         Draft { batch, class, priority, large, marks }
     }
 
@@ -613,6 +631,9 @@ impl ChangeSet {
             merged.kind = merged.kind.max(newer.kind);
             merged.content = merged.content.join(newer.content);
             merged.priority = merged_priority((flight.priority, flight.stage), (newer.priority, newer.times.stage));
+            if is_news(newer.derived, newer.times.stage) {
+                merged.times.not_before = None;
+            }
             merged.times.last = newer.times.last;
             merged.times.stage = merged_stage(Stage::Complete, newer.times.stage);
             merged.derived &= newer.derived;

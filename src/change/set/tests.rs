@@ -234,3 +234,50 @@ fn a_wider_mark_swallows_a_write_only_when_it_looks_back_past_it() {
     check(720 * SECOND, true);
     check(9_000 * SECOND, true);
 }
+
+#[test]
+fn a_mark_that_tells_nothing_new_does_not_hasten_a_retry() {
+    // Two names of one unreadable inode: each look at one marked the other, each such mark took away the other's pause,
+    // and both were tried several times a second for ever.
+    let check = |newer: &Mark, meanwhile: bool, hastens: bool| {
+        let mut bench = Bench::new();
+        bench.mark(&of(newer.kind, "a"));
+        bench.pass(5 * SECOND);
+        let draft = bench.take(LIVE).unwrap();
+        let not_before = bench.now().instant + 600 * SECOND;
+        let fate = Fate::Retry { not_before, alone: false };
+        if meanwhile {
+            bench.mark(newer);
+            bench.end(draft.batch, fate);
+        } else {
+            bench.end(draft.batch, fate);
+            bench.mark(newer);
+        }
+        bench.pass(300 * SECOND);
+        assert_eq!(!bench.taken(LIVE).is_empty(), hastens, "{newer:?}, while in flight: {meanwhile}");
+        bench.pass(300 * SECOND);
+        assert_eq!(!bench.taken(LIVE).is_empty(), !hastens, "it is retried in the end");
+    };
+    for meanwhile in [false, true] {
+        check(&point("a"), meanwhile, true);
+        check(&Mark { derived: true, ..point("a") }, meanwhile, false);
+        check(&of(MarkKind::Attributes, "a").stage(Stage::Unchanged), meanwhile, true);
+        check(&of(MarkKind::Attributes, "a").stage(Stage::Lazy), meanwhile, false);
+    }
+}
+
+#[test]
+fn a_name_marked_from_another_is_as_old_as_the_write_that_a_batch_brought_it_from() {
+    // The batch waited ten minutes. A wider mark that takes the other name in must look back to the write itself.
+    let mut bench = Bench::bounded(4);
+    bench.mark(&point("d/a").content(Content::Resend));
+    bench.pass(600 * SECOND);
+    let draft = bench.take(LIVE).unwrap();
+    bench.mark(&Mark { derived: true, ..point("e/b") }.content(Content::Resend));
+    assert_eq!(bench.set.oldest(), Some(bench.start));
+    bench.end(draft.batch, Fate::Done);
+    for name in ["e/c", "e/d", "e/e", "e/f"] {
+        bench.mark(&point(name));
+    }
+    assert_eq!(bench.pending(), [("e".to_owned(), MarkKind::Listing, since(Duration::ZERO))]);
+}

@@ -114,6 +114,9 @@ pub enum Fate {
         /// In a batch of its own, because nobody could tell which path of its batch failed.
         alone: bool,
     },
+    /// Some path of the batch failed and nobody can tell which: pending again, in batches of at most half as many, so
+    /// that the one is found whatever else goes well meanwhile.
+    Split,
 }
 
 /// What a concluded batch did.
@@ -127,6 +130,15 @@ pub struct Tally {
     pub returned: usize,
 }
 
+/// How many marks may be in a batch with this one, itself included.
+#[derive(Debug, Clone, Copy, Default)]
+struct Company {
+    /// Zero: it never was in question.
+    max: usize,
+    /// The trial that it is from; an older one says nothing any more.
+    trial: u64,
+}
+
 #[derive(Debug, Clone)]
 struct Pending {
     kind: MarkKind,
@@ -135,7 +147,7 @@ struct Pending {
     times: Times,
     derived: bool,
     large: bool,
-    alone: bool,
+    company: Company,
     attempts: u32,
     sequence: u64,
     due: Instant,
@@ -150,6 +162,7 @@ struct Flight {
     stage: Stage,
     derived: bool,
     large: bool,
+    company: Company,
     attempts: u32,
 }
 
@@ -200,6 +213,7 @@ pub struct ChangeSet {
     batches: HashMap<BatchId, Batch>,
     sequence: u64,
     epoch: u64,
+    trial: u64,
     widened: u64,
 }
 
@@ -303,6 +317,7 @@ impl ChangeSet {
             batches: HashMap::new(),
             sequence: 0,
             epoch: 0,
+            trial: 0,
             widened: 0,
         }
     }
@@ -416,7 +431,7 @@ impl ChangeSet {
                 times: Times { first, last: now, stage: mark.stage, not_before: None },
                 derived: mark.derived,
                 large: mark.large,
-                alone: false,
+                company: Company::default(),
                 attempts: 0,
                 sequence,
                 due: now,
@@ -434,7 +449,7 @@ impl ChangeSet {
                 },
                 derived: older.derived && mark.derived,
                 large: older.large || mark.large,
-                alone: older.alone,
+                company: older.company,
                 attempts: older.attempts,
                 sequence: older.sequence,
                 due: now,
@@ -467,13 +482,14 @@ impl ChangeSet {
             .collect();
         let mut taken: Vec<NodeId> = Vec::new();
         let mut shape: Option<(Class, std::mem::Discriminant<Content>)> = None;
+        let mut marks_max = want.marks_max;
         for node in due {
-            if taken.len() >= want.marks_max {
+            if taken.len() >= marks_max {
                 break;
             }
             let pending = self.trie.value(node).pending.as_ref().expect("a turn belongs to a pending mark");
-            let (kind, alone, theirs) = (pending.kind, pending.alone, pending.shape());
-            if shape.is_some_and(|shape| shape != theirs) || (alone && !taken.is_empty()) {
+            let (kind, company_max, theirs) = (pending.kind, self.company_max(pending.company), pending.shape());
+            if shape.is_some_and(|shape| shape != theirs) || taken.len() >= company_max {
                 continue;
             }
             if self.is_blocked(node, kind) {
@@ -482,9 +498,7 @@ impl ChangeSet {
             }
             shape = Some(theirs);
             taken.push(node);
-            if alone {
-                break;
-            }
+            marks_max = marks_max.min(company_max);
         }
         let (class, _) = shape?;
         Some(self.launch(now, class, priority, want.large, &taken))
@@ -550,6 +564,7 @@ impl ChangeSet {
                     stage: pending.times.stage,
                     derived: pending.derived,
                     large: pending.large,
+                    company: pending.company,
                     attempts: pending.attempts,
                 });
             });
@@ -564,8 +579,9 @@ impl ChangeSet {
         let Some(ended) = self.batches.remove(&batch) else { return Tally::default() };
         self.stale_directories(now, &ended);
         let mut tally = Tally::default();
+        let half = (ended.nodes.len() / 2).max(1);
         for node in ended.nodes {
-            self.land(now, node, &mut fate, &mut tally);
+            self.land(now, node, half, &mut fate, &mut tally);
         }
         tally
     }
@@ -583,20 +599,46 @@ impl ChangeSet {
             .collect()
     }
 
+    fn at_most(&self, max: usize) -> Company {
+        Company { max, trial: self.trial }
+    }
+
+    fn company_max(&self, company: Company) -> usize {
+        if company.max == 0 || company.trial != self.trial { usize::MAX } else { company.max }
+    }
+
+    /// It was not a path that made batches fail, but the target: the marks may be in large batches again.
+    pub fn acquit(&mut self) {
+        self.trial += 1;
+    }
+
+    /// Marks of a batch under way, without those that were released.
+    #[must_use]
+    pub fn marks_in(&self, batch: BatchId) -> usize {
+        self.batches.get(&batch).map_or(0, |batch| batch.nodes.len())
+    }
+
     /// Takes some paths out of a batch that goes on without them.
     pub fn release(&mut self, now: Now, batch: BatchId, paths: &[RelPath], large: bool) {
         let named: HashSet<NodeId> = paths.iter().filter_map(|path| self.trie.find(path)).collect();
         let Some(running) = self.batches.get_mut(&batch) else { return };
         let leaving: Vec<NodeId> = running.nodes.extract_if(.., |node| named.contains(node)).collect();
         for node in leaving {
-            self.land(now, node, &mut |_| Fate::Again { large }, &mut Tally::default());
+            self.land(now, node, usize::MAX, &mut |_| Fate::Again { large }, &mut Tally::default());
         }
     }
 
-    fn land(&mut self, now: Now, node: NodeId, fate: &mut impl FnMut(&RelPath) -> Fate, tally: &mut Tally) {
+    fn land(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        half: usize,
+        fate: &mut impl FnMut(&RelPath) -> Fate,
+        tally: &mut Tally,
+    ) {
         let Some(flight) = self.trie.update(node, |value| value.flight.take()) else { return };
         let path = self.trie.path(node);
-        let (not_before, alone, large, attempts) = match fate(&path) {
+        let (not_before, company, large, attempts) = match fate(&path) {
             Fate::Done => {
                 match flight.priority {
                     Priority::Live => tally.done_live.push(flight.first),
@@ -604,8 +646,12 @@ impl ChangeSet {
                 }
                 return self.trie.prune(node);
             }
-            Fate::Again { large } => (None, false, large || flight.large, flight.attempts),
-            Fate::Retry { not_before, alone } => (Some(not_before), alone, flight.large, flight.attempts + 1),
+            Fate::Again { large } => (None, flight.company, large || flight.large, flight.attempts),
+            Fate::Split => (None, self.at_most(half), flight.large, flight.attempts),
+            Fate::Retry { not_before, alone } => {
+                let company = if alone { self.at_most(1) } else { flight.company };
+                (Some(not_before), company, flight.large, flight.attempts + 1)
+            }
         };
         tally.returned += 1;
         let content = looking_back(now, flight.first, flight.content);
@@ -622,7 +668,7 @@ impl ChangeSet {
             times: Times { first: flight.first, last: flight.first, stage: Stage::Complete, not_before },
             derived: flight.derived,
             large,
-            alone,
+            company,
             attempts,
             sequence: self.sequence,
             due: now.instant,

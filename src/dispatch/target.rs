@@ -36,7 +36,6 @@ const PATH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Durat
 #[derive(Debug, Clone, Copy)]
 struct Busy {
     priority: Priority,
-    marks: usize,
 }
 
 /// The state of one target. Pure.
@@ -96,7 +95,7 @@ impl TargetState {
         if self.breaker.begin_probe(now) {
             match self.lanes.iter().position(Option::is_none) {
                 Some(lane) => {
-                    self.lanes[lane] = Some(Busy { priority: Priority::Live, marks: 0 });
+                    self.lanes[lane] = Some(Busy { priority: Priority::Live });
                     actions.push(self.action(lane, Order::Probe { missing_args: self.missing_args }));
                 }
                 // Every lane still works on a batch of before: the first that ends makes room.
@@ -113,7 +112,7 @@ impl TargetState {
             let Some(draft) = self.wants(lane).into_iter().find_map(|want| self.changes.take(now, want)) else {
                 continue;
             };
-            self.lanes[lane] = Some(Busy { priority: draft.priority, marks: draft.marks.len() });
+            self.lanes[lane] = Some(Busy { priority: draft.priority });
             actions.push(self.action(lane, Order::Send { draft, missing_args: self.missing_args }));
         }
     }
@@ -157,7 +156,7 @@ impl TargetState {
         rng: &mut fastrand::Rng,
         notices: &mut Vec<Notice>,
     ) -> Option<Trouble> {
-        let marks = self.lanes[usize::from(lane.0)].take().map_or(0, |busy| busy.marks);
+        self.lanes[usize::from(lane.0)] = None;
         let directories = conclusion.directories;
         match conclusion.outcome {
             Outcome::Done(failed) => {
@@ -167,7 +166,7 @@ impl TargetState {
                 }
                 self.conclude_done(now, batch, failed, directories, rng, notices);
             }
-            Outcome::Unclear => self.conclude_without(now, batch, marks, true, rng),
+            Outcome::Unclear => self.conclude_without(now, batch, true, rng),
             Outcome::Nothing => {
                 let theirs = conclusion.trouble.as_ref().is_some_and(|trouble| match trouble.remedy {
                     // The path of a batch of one may be the reason why the connection broke.
@@ -178,7 +177,7 @@ impl TargetState {
                     | TroubleRemedy::HoldSource
                     | TroubleRemedy::Stopping => true,
                 });
-                self.conclude_without(now, batch, marks, !theirs, rng);
+                self.conclude_without(now, batch, !theirs, rng);
             }
         }
         let trouble = conclusion.trouble?;
@@ -225,18 +224,17 @@ impl TargetState {
     }
 
     /// Nothing of the batch is known to be on the target. `split` when its own paths may be the reason.
-    fn conclude_without(&mut self, now: Now, batch: BatchId, marks: usize, split: bool, rng: &mut fastrand::Rng) {
+    fn conclude_without(&mut self, now: Now, batch: BatchId, split: bool, rng: &mut fastrand::Rng) {
         let attempts = self.changes.attempts(batch);
-        if split {
-            self.batch_max = (marks / 2).max(1);
-        }
-        let alone = split && marks <= 1;
+        let alone = split && self.changes.marks_in(batch) <= 1;
         self.changes.conclude(now, batch, |path| {
             if alone {
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
                 let pause =
                     if attempts >= ATTEMPTS_MAX { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
                 Fate::Retry { not_before: now.instant + pause, alone: true }
+            } else if split {
+                Fate::Split
             } else {
                 Fate::Again { large: false }
             }
@@ -261,6 +259,7 @@ impl TargetState {
                 None
             }
             Some(trouble) => {
+                self.changes.acquit();
                 // What it said is the truth now; asking again at once would say the same.
                 let trouble = Trouble {
                     remedy: match trouble.remedy {

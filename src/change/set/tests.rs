@@ -281,3 +281,53 @@ fn a_name_marked_from_another_is_as_old_as_the_write_that_a_batch_brought_it_fro
     }
     assert_eq!(bench.pending(), [("e".to_owned(), MarkKind::Listing, since(Duration::ZERO))]);
 }
+
+#[test]
+fn a_failing_batch_is_halved_until_its_poison_is_alone_whatever_else_goes_well() {
+    // One limit for all batches was halved by each failure and doubled by each success: with another lane doing well
+    // the batch with the poison in it never became small, and its oldest marks were sent and lost again for ever.
+    let mut bench = Bench::new();
+    for number in 0..100 {
+        bench.mark(&point(&format!("a/{number}")));
+    }
+    let mut failures = 0;
+    let mut others = 0;
+    while bench.set.pending() > 0 {
+        let Some(draft) = bench.take(LIVE) else { break };
+        others += 1;
+        bench.mark(&point(&format!("b/{others}")));
+        let poisoned = names(&draft).contains(&"a/42".to_owned());
+        let not_before = bench.now().instant + 600 * SECOND;
+        let fate = match (poisoned, draft.marks.len()) {
+            (false, _) => Fate::Done,
+            (true, 1) => Fate::Retry { not_before, alone: true },
+            (true, _) => Fate::Split,
+        };
+        failures += usize::from(poisoned);
+        bench.end(draft.batch, fate);
+        bench.pass(SECOND);
+        assert!(failures < 10, "{:?}", names(&draft));
+        if others > 30 {
+            break;
+        }
+    }
+    assert!(bench.pending_names().iter().filter(|name| name.starts_with("a/")).eq(["a/42"]));
+}
+
+#[test]
+fn marks_that_are_acquitted_go_in_large_batches_again() {
+    let mut bench = Bench::new();
+    for name in ["a", "b", "c", "d"] {
+        bench.mark(&point(name));
+    }
+    let draft = bench.take(LIVE).unwrap();
+    assert_eq!(bench.set.marks_in(draft.batch), 4);
+    bench.end(draft.batch, Fate::Split);
+    bench.pass(SECOND);
+    let draft = bench.take(LIVE).unwrap();
+    assert_eq!(draft.marks.len(), 2);
+    bench.end(draft.batch, Fate::Again { large: false });
+    bench.set.acquit();
+    bench.pass(SECOND);
+    assert_eq!(bench.take(LIVE).unwrap().marks.len(), 4);
+}

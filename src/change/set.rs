@@ -143,6 +143,8 @@ struct Company {
 struct Pending {
     kind: MarkKind,
     content: Content,
+    /// What a wider mark must ask for at the least to do what is asked for here; never `Resend`.
+    least: Content,
     priority: Priority,
     times: Times,
     derived: bool,
@@ -157,6 +159,7 @@ struct Pending {
 struct Flight {
     kind: MarkKind,
     content: Content,
+    least: Content,
     priority: Priority,
     first: Instant,
     stage: Stage,
@@ -329,14 +332,14 @@ impl ChangeSet {
         let node = self.trie.reach(&mark.path);
         self.touch(node, mark);
         let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority };
-        let least = Asks { content: looking_back(now, self.first_event(now.instant, mark), mark.content), ..asks };
-        if self.is_covered(node, &least) {
+        let first = self.first_event(now.instant, mark);
+        let least = looking_back(now, first, mark.content);
+        if let Some(above) = self.covering(node, &Asks { content: least, ..asks }) {
+            self.stand_for(above, first, least);
             self.trie.prune(node);
         } else {
-            self.merge(node, now.instant, mark);
-            if let Some(first) = self.clear_beneath(now, node, mark, &asks) {
-                self.age(node, first);
-            }
+            self.merge(node, now, mark);
+            self.clear_beneath(node, mark, &asks);
         }
         if mark.path.parent().is_some_and(|parent| parent.is_root())
             && mark.kind != MarkKind::Attributes
@@ -345,9 +348,7 @@ impl ChangeSet {
         {
             // The root's own times are nobody's implied parent in a list (notes/rsync.md 1.2), so they need a mark.
             let root = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
-            if !self.is_covered(ROOT, &Asks { kind: root.kind, content: root.content, priority: root.priority }) {
-                self.merge(ROOT, now.instant, &root);
-            }
+            self.merge(ROOT, now, &root);
         }
         if self.pending() > self.options.marks_max {
             self.widen(now);
@@ -367,43 +368,51 @@ impl ChangeSet {
         }
     }
 
-    fn is_covered(&self, node: NodeId, asks: &Asks) -> bool {
-        self.trie.ancestors(node).enumerate().any(|(distance, ancestor)| {
+    /// The pending mark above `node` that does what `asks` asks for there.
+    fn covering(&self, node: NodeId, asks: &Asks) -> Option<NodeId> {
+        let mut ancestors = self.trie.ancestors(node).enumerate();
+        let covers = |distance, ancestor| {
             self.trie.value(ancestor).pending.as_ref().is_some_and(|pending| pending.covers(asks, distance == 0))
-        })
+        };
+        ancestors.find(|(distance, ancestor)| covers(*distance, *ancestor)).map(|(_, ancestor)| ancestor)
     }
 
-    /// Removes the pending marks that `mark` at `node` covers; returns their earliest first event.
-    fn clear_beneath(&mut self, now: Now, node: NodeId, mark: &Mark, asks: &Asks) -> Option<Instant> {
+    /// Removes the pending marks that `mark` at `node` covers; what waits at `node` stands for them.
+    fn clear_beneath(&mut self, node: NodeId, mark: &Mark, asks: &Asks) {
         if self.trie.beneath(node)[PENDING] == 0 {
-            return None;
+            return;
         }
         let candidates = match (mark.gone_directory, mark.kind) {
             (true, _) | (false, MarkKind::Subtree) => self.trie.descendants(node),
             (false, MarkKind::Listing) => self.trie.children(node).collect(),
-            (false, MarkKind::Point | MarkKind::Attributes) => return None,
+            (false, MarkKind::Point | MarkKind::Attributes) => return,
         };
-        let mut first: Option<Instant> = None;
         for candidate in candidates {
             let Some(pending) = &self.trie.value(candidate).pending else { continue };
             let covered = mark.gone_directory
                 || (asks.priority <= pending.priority
-                    && asks.content.covers(looking_back(now, pending.times.first, pending.content))
+                    && asks.content.covers(pending.least)
                     && (asks.kind == MarkKind::Subtree || pending.kind <= MarkKind::Point));
             if covered {
-                first = Some(first.map_or(pending.times.first, |first| first.min(pending.times.first)));
+                let (first, least) = (pending.times.first, pending.least);
+                self.stand_for(node, first, if mark.gone_directory { Content::Compare } else { least });
                 self.remove_pending(candidate);
                 // What lies between the candidate and `node` may go with it; `node` itself has its mark by now.
                 self.trie.prune(candidate);
             }
         }
-        first
     }
 
-    /// A mark that stands for older ones is as old as the oldest: its latency shall say so.
-    fn age(&mut self, node: NodeId, first: Instant) {
+    /// The mark that waits at `node` stands for another one from now on: it is as old as the oldest, so that its
+    /// latency says so, and what takes its place must ask for no less.
+    fn stand_for(&mut self, node: NodeId, first: Instant, least: Content) {
+        let Some(pending) = &self.trie.value(node).pending else { return };
+        if pending.times.first <= first && pending.least.covers(least) {
+            return;
+        }
         if let Some(mut pending) = self.remove_pending(node) {
             pending.times.first = pending.times.first.min(first);
+            pending.least = pending.least.join(least);
             self.insert_pending(node, pending);
         }
     }
@@ -420,13 +429,16 @@ impl ChangeSet {
         self.trie.update(node, |value| value.pending = Some(pending));
     }
 
-    fn merge(&mut self, node: NodeId, now: Instant, mark: &Mark) {
+    fn merge(&mut self, node: NodeId, now: Now, mark: &Mark) {
         let sequence = self.sequence;
-        let first = self.first_event(now, mark);
+        let first = self.first_event(now.instant, mark);
+        let least = looking_back(now, first, mark.content);
+        let now = now.instant;
         let merged = match self.remove_pending(node) {
             None => Pending {
                 kind: mark.kind,
                 content: mark.content,
+                least,
                 priority: mark.priority,
                 times: Times { first, last: now, stage: mark.stage, not_before: None },
                 derived: mark.derived,
@@ -439,6 +451,7 @@ impl ChangeSet {
             Some(older) => Pending {
                 kind: older.kind.max(mark.kind),
                 content: older.content.join(mark.content),
+                least: older.least.join(least),
                 priority: merged_priority((older.priority, older.times.stage), (mark.priority, mark.stage)),
                 times: Times {
                     first: older.times.first.min(first),
@@ -559,6 +572,7 @@ impl ChangeSet {
                 value.flight = Some(Flight {
                     kind: pending.kind,
                     content: pending.content,
+                    least: pending.least,
                     priority: pending.priority,
                     first: pending.times.first,
                     stage: pending.times.stage,
@@ -654,8 +668,9 @@ impl ChangeSet {
             }
         };
         tally.returned += 1;
-        let content = looking_back(now, flight.first, flight.content);
-        if self.is_covered(node, &Asks { kind: flight.kind, content, priority: flight.priority }) {
+        let asks = Asks { kind: flight.kind, content: flight.least, priority: flight.priority };
+        if let Some(above) = self.covering(node, &asks) {
+            self.stand_for(above, flight.first, flight.least);
             return self.trie.prune(node);
         }
         let newer = self.remove_pending(node);
@@ -663,6 +678,7 @@ impl ChangeSet {
         let mut merged = Pending {
             kind: flight.kind,
             content: flight.content,
+            least: flight.least,
             priority: flight.priority,
             // It settled before it was taken, so it is complete; a newer event may say otherwise.
             times: Times { first: flight.first, last: flight.first, stage: Stage::Complete, not_before },
@@ -676,6 +692,7 @@ impl ChangeSet {
         if let Some(newer) = newer {
             merged.kind = merged.kind.max(newer.kind);
             merged.content = merged.content.join(newer.content);
+            merged.least = merged.least.join(newer.least);
             merged.priority = merged_priority((flight.priority, flight.stage), (newer.priority, newer.times.stage));
             if is_news(newer.derived, newer.times.stage) {
                 merged.times.not_before = None;
@@ -716,10 +733,10 @@ impl ChangeSet {
         }
         let attributes = Asks { kind: MarkKind::Attributes, content: Content::Compare, priority: Priority::Live };
         for directory in stale {
-            if !self.is_covered(directory, &attributes) {
+            if self.covering(directory, &attributes).is_none() {
                 self.sequence += 1;
                 let mark = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
-                self.merge(directory, now.instant, &mark);
+                self.merge(directory, now, &mark);
             }
         }
     }
@@ -788,7 +805,7 @@ impl ChangeSet {
         for node in nodes {
             let Some(pending) = self.remove_pending(*node) else { continue };
             // Everything under the wider mark would be sent again: ask for what changed since the first event.
-            let content = looking_back(now, pending.times.first, pending.content);
+            let content = pending.least;
             folded = Some(match folded {
                 None => (pending.times.first, content, pending.priority),
                 Some((first, joined, priority)) => {
@@ -800,8 +817,8 @@ impl ChangeSet {
         let mut mark = Mark::new(RelPath::root(), kind).content(content).priority(priority);
         mark.changes_names = false;
         self.sequence += 1;
-        self.merge(directory, now.instant, &mark);
-        self.age(directory, first);
+        self.merge(directory, now, &mark);
+        self.stand_for(directory, first, content);
         for node in nodes {
             if self.trie.value(*node).is_empty() {
                 self.trie.prune(*node);
@@ -809,9 +826,7 @@ impl ChangeSet {
         }
         // A wider mark may cover marks deeper down that were pending before it.
         let asks = Asks { kind, content, priority };
-        if let Some(first) = self.clear_beneath(now, directory, &mark, &asks) {
-            self.age(directory, first);
-        }
+        self.clear_beneath(directory, &mark, &asks);
     }
 
     /// When something becomes due after `now`; what is due already waits for a lane or for a batch in flight.
@@ -879,3 +894,5 @@ impl ChangeSet {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod model;

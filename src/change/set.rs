@@ -632,6 +632,15 @@ impl ChangeSet {
         self.batches.get(&batch).map_or(0, |batch| batch.nodes.len())
     }
 
+    /// Failures so far of what waits or is under way at `path`.
+    #[must_use]
+    pub fn failures(&self, path: &RelPath) -> u32 {
+        let value = self.trie.find(path).map(|node| self.trie.value(node));
+        let pending = value.and_then(|value| value.pending.as_ref()).map_or(0, |pending| pending.attempts);
+        let flight = value.and_then(|value| value.flight.as_ref()).map_or(0, |flight| flight.attempts);
+        pending.max(flight)
+    }
+
     /// Takes some paths out of a batch that goes on without them.
     pub fn release(&mut self, now: Now, batch: BatchId, paths: &[RelPath], large: bool) {
         let named: HashSet<NodeId> = paths.iter().filter_map(|path| self.trie.find(path)).collect();

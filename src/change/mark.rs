@@ -40,15 +40,14 @@ impl Content {
         }
     }
 
-    /// Whether a mark above with this content does all that a *pending* mark beneath with `other` asks for. A write
-    /// that was seen after `Since` moved the file's ctime past it, so `Since` covers it.
+    /// Whether a mark above with this content does all that one beneath with `other` asks for. `Since` does not cover
+    /// `Resend`: whether it looks back far enough depends on when the write was seen.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
         match (self, other) {
             (Self::Resend, _) | (_, Self::Compare) => true,
             (Self::Since(mine), Self::Since(theirs)) => mine <= theirs,
-            (Self::Since(_), Self::Resend) => true,
-            (Self::Compare, Self::Since(_) | Self::Resend) => false,
+            (Self::Since(_), Self::Resend) | (Self::Compare, Self::Since(_) | Self::Resend) => false,
         }
     }
 }
@@ -154,7 +153,7 @@ mod tests {
         check(early, Content::Compare, early, true);
         check(early, late, early, true);
         check(late, early, early, false);
-        check(early, Content::Resend, Content::Resend, true);
+        check(early, Content::Resend, Content::Resend, false);
         check(Content::Resend, Content::Compare, Content::Resend, true);
         check(Content::Resend, early, Content::Resend, true);
         check(Content::Resend, Content::Resend, Content::Resend, true);

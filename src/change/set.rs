@@ -3,8 +3,8 @@
 //! Invariants:
 //! - A mark leaves only by an acknowledged transfer that was taken after the mark's last event, or into a mark that
 //!   covers it.
-//! - Two batches in flight never overlap: no path of one lies at or beneath a path of the other. `Attributes` marks
-//!   are the exception: they touch nothing beneath.
+//! - Two batches in flight never overlap: no path of one lies at or beneath a path of the other. The exception: what
+//!   lies beneath an `Attributes` mark goes beside it, as that touches nothing beneath.
 //! - No more than `marks_max` marks are pending: beyond that they widen, and lose nothing by it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -114,6 +114,9 @@ pub enum Fate {
         /// In a batch of its own, because nobody could tell which path of its batch failed.
         alone: bool,
     },
+    /// Some path of the batch failed and nobody can tell which: pending again, in batches of at most half as many, so
+    /// that the one is found whatever else goes well meanwhile.
+    Split,
 }
 
 /// What a concluded batch did.
@@ -127,15 +130,26 @@ pub struct Tally {
     pub returned: usize,
 }
 
+/// How many marks may be in a batch with this one, itself included.
+#[derive(Debug, Clone, Copy, Default)]
+struct Company {
+    /// Zero: it never was in question.
+    max: usize,
+    /// The trial that it is from; an older one says nothing any more.
+    trial: u64,
+}
+
 #[derive(Debug, Clone)]
 struct Pending {
     kind: MarkKind,
     content: Content,
+    /// What a wider mark must ask for at the least to do what is asked for here; never `Resend`.
+    least: Content,
     priority: Priority,
     times: Times,
     derived: bool,
     large: bool,
-    alone: bool,
+    company: Company,
     attempts: u32,
     sequence: u64,
     due: Instant,
@@ -145,10 +159,13 @@ struct Pending {
 struct Flight {
     kind: MarkKind,
     content: Content,
+    least: Content,
     priority: Priority,
     first: Instant,
+    stage: Stage,
     derived: bool,
     large: bool,
+    company: Company,
     attempts: u32,
 }
 
@@ -171,9 +188,7 @@ impl Weigh for Value {
     }
 
     fn weight(&self) -> [u32; 2] {
-        // Attributes in flight block nothing above them.
-        let flight = self.flight.as_ref().is_some_and(|flight| flight.kind != MarkKind::Attributes);
-        [u32::from(self.pending.is_some()), u32::from(flight)]
+        [u32::from(self.pending.is_some()), u32::from(self.flight.is_some())]
     }
 }
 
@@ -183,6 +198,8 @@ const FLIGHT: usize = 1;
 #[derive(Debug)]
 struct Batch {
     nodes: Vec<NodeId>,
+    /// The earliest first event of its marks.
+    first: Instant,
     started: u64,
 }
 
@@ -199,6 +216,7 @@ pub struct ChangeSet {
     batches: HashMap<BatchId, Batch>,
     sequence: u64,
     epoch: u64,
+    trial: u64,
     widened: u64,
 }
 
@@ -244,10 +262,6 @@ impl Pending {
             MarkKind::Subtree => (Class::Subtree, std::mem::discriminant(&self.content)),
         }
     }
-
-    fn asks(&self) -> Asks {
-        Asks { kind: self.kind, content: self.content, priority: self.priority }
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -267,6 +281,33 @@ fn merged_stage(older: Stage, newer: Stage) -> Stage {
     }
 }
 
+/// What a wider mark must ask for, at the least, to do what a mark does whose first event was at `first`: a file that
+/// was written then has a ctime no older than the slack.
+fn looking_back(now: Now, first: Instant, content: Content) -> Content {
+    match content {
+        Content::Resend => {
+            let age = now.instant.saturating_duration_since(first);
+            Content::Since(now.wall.minus(age + CTIME_SLACK))
+        }
+        Content::Compare | Content::Since(_) => content,
+    }
+}
+
+/// Whether a mark says something of its path that a failed attempt did not know: not what follows from a look at
+/// another name of its inode, nor from what goes on beneath it.
+fn is_news(derived: bool, stage: Stage) -> bool {
+    !derived && stage != Stage::Lazy
+}
+
+/// The priority of two marks of one path: the more urgent one, but nobody waits for a lazy one.
+fn merged_priority(older: (Priority, Stage), newer: (Priority, Stage)) -> Priority {
+    match (older.1 == Stage::Lazy, newer.1 == Stage::Lazy) {
+        (true, true) | (false, false) => older.0.min(newer.0),
+        (true, false) => newer.0,
+        (false, true) => older.0,
+    }
+}
+
 impl ChangeSet {
     /// An empty change set.
     #[must_use]
@@ -279,6 +320,7 @@ impl ChangeSet {
             batches: HashMap::new(),
             sequence: 0,
             epoch: 0,
+            trial: 0,
             widened: 0,
         }
     }
@@ -290,13 +332,14 @@ impl ChangeSet {
         let node = self.trie.reach(&mark.path);
         self.touch(node, mark);
         let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority };
-        if self.is_covered(node, &asks) {
+        let first = self.first_event(now.instant, mark);
+        let least = looking_back(now, first, mark.content);
+        if let Some(above) = self.covering(node, &Asks { content: least, ..asks }) {
+            self.stand_for(above, first, least);
             self.trie.prune(node);
         } else {
-            self.merge(node, now.instant, mark);
-            if let Some(first) = self.clear_beneath(node, mark, &asks) {
-                self.age(node, first);
-            }
+            self.merge(node, now, mark);
+            self.clear_beneath(node, mark, &asks);
         }
         if mark.path.parent().is_some_and(|parent| parent.is_root())
             && mark.kind != MarkKind::Attributes
@@ -305,9 +348,7 @@ impl ChangeSet {
         {
             // The root's own times are nobody's implied parent in a list (notes/rsync.md 1.2), so they need a mark.
             let root = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
-            if !self.is_covered(ROOT, &Asks { kind: root.kind, content: root.content, priority: root.priority }) {
-                self.merge(ROOT, now.instant, &root);
-            }
+            self.merge(ROOT, now, &root);
         }
         if self.pending() > self.options.marks_max {
             self.widen(now);
@@ -327,44 +368,51 @@ impl ChangeSet {
         }
     }
 
-    fn is_covered(&self, node: NodeId, asks: &Asks) -> bool {
-        self.trie.ancestors(node).enumerate().any(|(distance, ancestor)| {
+    /// The pending mark above `node` that does what `asks` asks for there.
+    fn covering(&self, node: NodeId, asks: &Asks) -> Option<NodeId> {
+        let mut ancestors = self.trie.ancestors(node).enumerate();
+        let covers = |distance, ancestor| {
             self.trie.value(ancestor).pending.as_ref().is_some_and(|pending| pending.covers(asks, distance == 0))
-        })
+        };
+        ancestors.find(|(distance, ancestor)| covers(*distance, *ancestor)).map(|(_, ancestor)| ancestor)
     }
 
-    /// Removes the pending marks that `mark` at `node` covers; returns their earliest first event.
-    fn clear_beneath(&mut self, node: NodeId, mark: &Mark, asks: &Asks) -> Option<Instant> {
+    /// Removes the pending marks that `mark` at `node` covers; what waits at `node` stands for them.
+    fn clear_beneath(&mut self, node: NodeId, mark: &Mark, asks: &Asks) {
         if self.trie.beneath(node)[PENDING] == 0 {
-            return None;
+            return;
         }
         let candidates = match (mark.gone_directory, mark.kind) {
             (true, _) | (false, MarkKind::Subtree) => self.trie.descendants(node),
             (false, MarkKind::Listing) => self.trie.children(node).collect(),
-            (false, MarkKind::Point | MarkKind::Attributes) => return None,
+            (false, MarkKind::Point | MarkKind::Attributes) => return,
         };
-        let mut first: Option<Instant> = None;
         for candidate in candidates {
             let Some(pending) = &self.trie.value(candidate).pending else { continue };
-            let theirs = pending.asks();
             let covered = mark.gone_directory
-                || (asks.priority <= theirs.priority
-                    && asks.content.covers(theirs.content)
-                    && (asks.kind == MarkKind::Subtree || theirs.kind <= MarkKind::Point));
+                || (asks.priority <= pending.priority
+                    && asks.content.covers(pending.least)
+                    && (asks.kind == MarkKind::Subtree || pending.kind <= MarkKind::Point));
             if covered {
-                first = Some(first.map_or(pending.times.first, |first| first.min(pending.times.first)));
+                let (first, least) = (pending.times.first, pending.least);
+                self.stand_for(node, first, if mark.gone_directory { Content::Compare } else { least });
                 self.remove_pending(candidate);
                 // What lies between the candidate and `node` may go with it; `node` itself has its mark by now.
                 self.trie.prune(candidate);
             }
         }
-        first
     }
 
-    /// A mark that stands for older ones is as old as the oldest: its latency shall say so.
-    fn age(&mut self, node: NodeId, first: Instant) {
+    /// The mark that waits at `node` stands for another one from now on: it is as old as the oldest, so that its
+    /// latency says so, and what takes its place must ask for no less.
+    fn stand_for(&mut self, node: NodeId, first: Instant, least: Content) {
+        let Some(pending) = &self.trie.value(node).pending else { return };
+        if pending.times.first <= first && pending.least.covers(least) {
+            return;
+        }
         if let Some(mut pending) = self.remove_pending(node) {
             pending.times.first = pending.times.first.min(first);
+            pending.least = pending.least.join(least);
             self.insert_pending(node, pending);
         }
     }
@@ -381,17 +429,21 @@ impl ChangeSet {
         self.trie.update(node, |value| value.pending = Some(pending));
     }
 
-    fn merge(&mut self, node: NodeId, now: Instant, mark: &Mark) {
+    fn merge(&mut self, node: NodeId, now: Now, mark: &Mark) {
         let sequence = self.sequence;
+        let first = self.first_event(now.instant, mark);
+        let least = looking_back(now, first, mark.content);
+        let now = now.instant;
         let merged = match self.remove_pending(node) {
             None => Pending {
                 kind: mark.kind,
                 content: mark.content,
+                least,
                 priority: mark.priority,
-                times: Times { first: now, last: now, stage: mark.stage, not_before: None },
+                times: Times { first, last: now, stage: mark.stage, not_before: None },
                 derived: mark.derived,
                 large: mark.large,
-                alone: false,
+                company: Company::default(),
                 attempts: 0,
                 sequence,
                 due: now,
@@ -399,23 +451,31 @@ impl ChangeSet {
             Some(older) => Pending {
                 kind: older.kind.max(mark.kind),
                 content: older.content.join(mark.content),
-                priority: older.priority.min(mark.priority),
+                least: older.least.join(least),
+                priority: merged_priority((older.priority, older.times.stage), (mark.priority, mark.stage)),
                 times: Times {
-                    first: older.times.first,
+                    first: older.times.first.min(first),
                     last: now,
                     stage: merged_stage(older.times.stage, mark.stage),
                     // A later event is a reason to try again; the attempts stay, so that the next pause is longer.
-                    not_before: None,
+                    not_before: if is_news(mark.derived, mark.stage) { None } else { older.times.not_before },
                 },
                 derived: older.derived && mark.derived,
                 large: older.large || mark.large,
-                alone: older.alone,
+                company: older.company,
                 attempts: older.attempts,
                 sequence: older.sequence,
                 due: now,
             },
         };
         self.insert_pending(node, merged);
+    }
+
+    /// When what `mark` tells of happened, at the earliest. A derived one comes from a look at the paths of some batch
+    /// under way, and is as old as they are.
+    fn first_event(&self, now: Instant, mark: &Mark) -> Instant {
+        let batches = self.batches.values().map(|batch| batch.first).filter(|_| mark.derived);
+        batches.min().map_or(now, |first| first.min(now))
     }
 
     /// Takes what is due for a lane, the longest due first, all of one class; `None` when nothing can go now.
@@ -435,13 +495,14 @@ impl ChangeSet {
             .collect();
         let mut taken: Vec<NodeId> = Vec::new();
         let mut shape: Option<(Class, std::mem::Discriminant<Content>)> = None;
+        let mut marks_max = want.marks_max;
         for node in due {
-            if taken.len() >= want.marks_max {
+            if taken.len() >= marks_max {
                 break;
             }
             let pending = self.trie.value(node).pending.as_ref().expect("a turn belongs to a pending mark");
-            let (kind, alone, theirs) = (pending.kind, pending.alone, pending.shape());
-            if shape.is_some_and(|shape| shape != theirs) || (alone && !taken.is_empty()) {
+            let (kind, company_max, theirs) = (pending.kind, self.company_max(pending.company), pending.shape());
+            if shape.is_some_and(|shape| shape != theirs) || taken.len() >= company_max {
                 continue;
             }
             if self.is_blocked(node, kind) {
@@ -450,9 +511,7 @@ impl ChangeSet {
             }
             shape = Some(theirs);
             taken.push(node);
-            if alone {
-                break;
-            }
+            marks_max = marks_max.min(company_max);
         }
         let (class, _) = shape?;
         Some(self.launch(now, class, priority, want.large, &taken))
@@ -464,7 +523,8 @@ impl ChangeSet {
         if here.flight.is_some() || here.reserved == self.epoch {
             return true;
         }
-        // A delete, a change of type, a listing and a subtree all act on what lies beneath on the target.
+        // A delete, a change of type, a listing and a subtree all act on what lies beneath on the target, where even
+        // attributes in flight may make a directory again.
         if kind != MarkKind::Attributes && self.trie.beneath(node)[FLIGHT] > 0 {
             return true;
         }
@@ -487,8 +547,10 @@ impl ChangeSet {
         self.sequence += 1;
         let batch = BatchId(self.sequence);
         let mut marks = Vec::with_capacity(taken.len());
+        let mut first = now;
         for node in taken {
             let pending = self.remove_pending(*node).expect("it was pending a moment ago");
+            first = first.min(pending.times.first);
             let before = self.trie.value(*node).heat;
             let heats = pending.priority == Priority::Live && pending.kind == MarkKind::Point;
             let heat = heats.then(|| self.options.settle.heat(now, pending.times, before));
@@ -510,16 +572,19 @@ impl ChangeSet {
                 value.flight = Some(Flight {
                     kind: pending.kind,
                     content: pending.content,
+                    least: pending.least,
                     priority: pending.priority,
                     first: pending.times.first,
+                    stage: pending.times.stage,
                     derived: pending.derived,
                     large: pending.large,
+                    company: pending.company,
                     attempts: pending.attempts,
                 });
             });
         }
         marks.sort_unstable_by(|one, two| one.path.cmp(&two.path));
-        self.batches.insert(batch, Batch { nodes: taken.to_vec(), started: self.sequence });
+        self.batches.insert(batch, Batch { nodes: taken.to_vec(), first, started: self.sequence });
         Draft { batch, class, priority, large, marks }
     }
 
@@ -528,8 +593,9 @@ impl ChangeSet {
         let Some(ended) = self.batches.remove(&batch) else { return Tally::default() };
         self.stale_directories(now, &ended);
         let mut tally = Tally::default();
+        let half = (ended.nodes.len() / 2).max(1);
         for node in ended.nodes {
-            self.land(now, node, &mut fate, &mut tally);
+            self.land(now, node, half, &mut fate, &mut tally);
         }
         tally
     }
@@ -547,20 +613,55 @@ impl ChangeSet {
             .collect()
     }
 
+    fn at_most(&self, max: usize) -> Company {
+        Company { max, trial: self.trial }
+    }
+
+    fn company_max(&self, company: Company) -> usize {
+        if company.max == 0 || company.trial != self.trial { usize::MAX } else { company.max }
+    }
+
+    /// It was not a path that made batches fail, but the target: the marks may be in large batches again.
+    pub fn acquit(&mut self) {
+        self.trial += 1;
+    }
+
+    /// Marks of a batch under way, without those that were released.
+    #[must_use]
+    pub fn marks_in(&self, batch: BatchId) -> usize {
+        self.batches.get(&batch).map_or(0, |batch| batch.nodes.len())
+    }
+
+    /// Failures so far of what waits or is under way at `path`.
+    #[must_use]
+    pub fn failures(&self, path: &RelPath) -> u32 {
+        let value = self.trie.find(path).map(|node| self.trie.value(node));
+        let pending = value.and_then(|value| value.pending.as_ref()).map_or(0, |pending| pending.attempts);
+        let flight = value.and_then(|value| value.flight.as_ref()).map_or(0, |flight| flight.attempts);
+        pending.max(flight)
+    }
+
     /// Takes some paths out of a batch that goes on without them.
     pub fn release(&mut self, now: Now, batch: BatchId, paths: &[RelPath], large: bool) {
         let named: HashSet<NodeId> = paths.iter().filter_map(|path| self.trie.find(path)).collect();
         let Some(running) = self.batches.get_mut(&batch) else { return };
         let leaving: Vec<NodeId> = running.nodes.extract_if(.., |node| named.contains(node)).collect();
         for node in leaving {
-            self.land(now, node, &mut |_| Fate::Again { large }, &mut Tally::default());
+            self.land(now, node, usize::MAX, &mut |_| Fate::Again { large }, &mut Tally::default());
         }
     }
 
-    fn land(&mut self, now: Now, node: NodeId, fate: &mut impl FnMut(&RelPath) -> Fate, tally: &mut Tally) {
+    fn land(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        half: usize,
+        fate: &mut impl FnMut(&RelPath) -> Fate,
+        tally: &mut Tally,
+    ) {
         let Some(flight) = self.trie.update(node, |value| value.flight.take()) else { return };
         let path = self.trie.path(node);
-        let (not_before, alone, large, attempts) = match fate(&path) {
+        let (not_before, company, large, attempts) = match fate(&path) {
             Fate::Done => {
                 match flight.priority {
                     Priority::Live => tally.done_live.push(flight.first),
@@ -568,12 +669,17 @@ impl ChangeSet {
                 }
                 return self.trie.prune(node);
             }
-            Fate::Again { large } => (None, false, large || flight.large, flight.attempts),
-            Fate::Retry { not_before, alone } => (Some(not_before), alone, flight.large, flight.attempts + 1),
+            Fate::Again { large } => (None, flight.company, large || flight.large, flight.attempts),
+            Fate::Split => (None, self.at_most(half), flight.large, flight.attempts),
+            Fate::Retry { not_before, alone } => {
+                let company = if alone { self.at_most(1) } else { flight.company };
+                (Some(not_before), company, flight.large, flight.attempts + 1)
+            }
         };
         tally.returned += 1;
-        let asks = Asks { kind: flight.kind, content: flight.content, priority: flight.priority };
-        if self.is_covered(node, &asks) {
+        let asks = Asks { kind: flight.kind, content: flight.least, priority: flight.priority };
+        if let Some(above) = self.covering(node, &asks) {
+            self.stand_for(above, flight.first, flight.least);
             return self.trie.prune(node);
         }
         let newer = self.remove_pending(node);
@@ -581,12 +687,13 @@ impl ChangeSet {
         let mut merged = Pending {
             kind: flight.kind,
             content: flight.content,
+            least: flight.least,
             priority: flight.priority,
             // It settled before it was taken, so it is complete; a newer event may say otherwise.
             times: Times { first: flight.first, last: flight.first, stage: Stage::Complete, not_before },
             derived: flight.derived,
             large,
-            alone,
+            company,
             attempts,
             sequence: self.sequence,
             due: now.instant,
@@ -594,7 +701,11 @@ impl ChangeSet {
         if let Some(newer) = newer {
             merged.kind = merged.kind.max(newer.kind);
             merged.content = merged.content.join(newer.content);
-            merged.priority = merged.priority.min(newer.priority);
+            merged.least = merged.least.join(newer.least);
+            merged.priority = merged_priority((flight.priority, flight.stage), (newer.priority, newer.times.stage));
+            if is_news(newer.derived, newer.times.stage) {
+                merged.times.not_before = None;
+            }
             merged.times.last = newer.times.last;
             merged.times.stage = merged_stage(Stage::Complete, newer.times.stage);
             merged.derived &= newer.derived;
@@ -612,7 +723,11 @@ impl ChangeSet {
         let epoch = self.epoch;
         let mut stale = Vec::new();
         for node in &ended.nodes {
-            let mut at = self.trie.parent(*node);
+            // A directory whose own attributes were sent is as stale as a parent: nothing kept what lies beneath it
+            // from being sent meanwhile. What else is in flight stands for its path: an event there has a mark.
+            let flight = self.trie.value(*node).flight.as_ref();
+            let own = flight.is_some_and(|flight| flight.kind == MarkKind::Attributes);
+            let mut at = if own { Some(*node) } else { self.trie.parent(*node) };
             while let Some(directory) = at {
                 let value = self.trie.value(directory);
                 if value.visited == epoch {
@@ -627,10 +742,10 @@ impl ChangeSet {
         }
         let attributes = Asks { kind: MarkKind::Attributes, content: Content::Compare, priority: Priority::Live };
         for directory in stale {
-            if !self.is_covered(directory, &attributes) {
+            if self.covering(directory, &attributes).is_none() {
                 self.sequence += 1;
                 let mark = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
-                self.merge(directory, now.instant, &mark);
+                self.merge(directory, now, &mark);
             }
         }
     }
@@ -698,14 +813,8 @@ impl ChangeSet {
         let mut folded: Option<(Instant, Content, Priority)> = None;
         for node in nodes {
             let Some(pending) = self.remove_pending(*node) else { continue };
-            let content = match pending.content {
-                // Everything under the wider mark would be sent again: ask for what changed since the first event.
-                Content::Resend => {
-                    let age = now.instant.saturating_duration_since(pending.times.first);
-                    Content::Since(now.wall.minus(age + CTIME_SLACK))
-                }
-                Content::Compare | Content::Since(_) => pending.content,
-            };
+            // Everything under the wider mark would be sent again: ask for what changed since the first event.
+            let content = pending.least;
             folded = Some(match folded {
                 None => (pending.times.first, content, pending.priority),
                 Some((first, joined, priority)) => {
@@ -717,8 +826,8 @@ impl ChangeSet {
         let mut mark = Mark::new(RelPath::root(), kind).content(content).priority(priority);
         mark.changes_names = false;
         self.sequence += 1;
-        self.merge(directory, now.instant, &mark);
-        self.age(directory, first);
+        self.merge(directory, now, &mark);
+        self.stand_for(directory, first, content);
         for node in nodes {
             if self.trie.value(*node).is_empty() {
                 self.trie.prune(*node);
@@ -726,9 +835,7 @@ impl ChangeSet {
         }
         // A wider mark may cover marks deeper down that were pending before it.
         let asks = Asks { kind, content, priority };
-        if let Some(first) = self.clear_beneath(directory, &mark, &asks) {
-            self.age(directory, first);
-        }
+        self.clear_beneath(directory, &mark, &asks);
     }
 
     /// When something becomes due after `now`; what is due already waits for a lane or for a batch in flight.
@@ -793,3 +900,8 @@ impl ChangeSet {
         self.trie.len()
     }
 }
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod model;

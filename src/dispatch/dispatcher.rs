@@ -89,13 +89,16 @@ impl Dispatcher {
             Some(held) if held.until > now || (held.trying && !self.targets.iter().all(TargetState::is_idle)) => {
                 return actions;
             }
-            Some(held) => held.trying = true,
-            None => {}
+            Some(_) | None => {}
         }
         for target in &mut self.targets {
             target.assign(now, &mut actions);
-            if self.held.is_some() && !actions.is_empty() {
-                // One batch is enough to see whether the root is back.
+            if let Some(held) = &mut self.held
+                && !actions.is_empty()
+            {
+                // One target's batches are enough to see whether the root is back. When nothing is due there is
+                // nothing to try, and what becomes due later must not wait for lanes that still work on older batches.
+                held.trying = true;
                 break;
             }
         }
@@ -139,3 +142,6 @@ impl Dispatcher {
         self.targets.iter().map(TargetState::view).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

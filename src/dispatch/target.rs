@@ -28,15 +28,22 @@ const BATCH_WHEN_FULL: usize = 16;
 /// Failures of one path before it becomes a dead letter.
 const ATTEMPTS_MAX: u32 = 8;
 
+/// Dead letters before they are looked through for those that are none any more. Unit: paths. Why: the cost of the
+/// look is spread over as many new ones.
+const DEAD_LETTERS_LOOK: usize = 100;
+
 /// Between the retries of a dead letter. Design 5.
 const DEAD_LETTER_PAUSE: Duration = Duration::from_secs(600);
+
+/// What the operator hears of a path that failed alone without a word from rsync that names it.
+const NO_WORDS: &str = "rsync failed with this path alone and did not say why";
 
 const PATH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 
 #[derive(Debug, Clone, Copy)]
 struct Busy {
     priority: Priority,
-    marks: usize,
+    missing_args: bool,
 }
 
 /// The state of one target. Pure.
@@ -48,7 +55,9 @@ pub(super) struct TargetState {
     breaker: Breaker,
     batch_max: usize,
     missing_args: bool,
+    /// Paths that failed again and again. One that a wider mark took in stays here until the next look.
     dead_letters: std::collections::BTreeSet<RelPath>,
+    dead_letters_look: usize,
     paused_for: Option<&'static str>,
 }
 
@@ -83,6 +92,7 @@ impl TargetState {
             batch_max: BATCH_MAX,
             missing_args: true,
             dead_letters: std::collections::BTreeSet::new(),
+            dead_letters_look: DEAD_LETTERS_LOOK,
             paused_for: None,
         }
     }
@@ -96,7 +106,7 @@ impl TargetState {
         if self.breaker.begin_probe(now) {
             match self.lanes.iter().position(Option::is_none) {
                 Some(lane) => {
-                    self.lanes[lane] = Some(Busy { priority: Priority::Live, marks: 0 });
+                    self.lanes[lane] = Some(Busy { priority: Priority::Live, missing_args: self.missing_args });
                     actions.push(self.action(lane, Order::Probe { missing_args: self.missing_args }));
                 }
                 // Every lane still works on a batch of before: the first that ends makes room.
@@ -113,7 +123,7 @@ impl TargetState {
             let Some(draft) = self.wants(lane).into_iter().find_map(|want| self.changes.take(now, want)) else {
                 continue;
             };
-            self.lanes[lane] = Some(Busy { priority: draft.priority, marks: draft.marks.len() });
+            self.lanes[lane] = Some(Busy { priority: draft.priority, missing_args: self.missing_args });
             actions.push(self.action(lane, Order::Send { draft, missing_args: self.missing_args }));
         }
     }
@@ -157,7 +167,7 @@ impl TargetState {
         rng: &mut fastrand::Rng,
         notices: &mut Vec<Notice>,
     ) -> Option<Trouble> {
-        let marks = self.lanes[usize::from(lane.0)].take().map_or(0, |busy| busy.marks);
+        let busy = self.lanes[usize::from(lane.0)].take();
         let directories = conclusion.directories;
         match conclusion.outcome {
             Outcome::Done(failed) => {
@@ -167,7 +177,7 @@ impl TargetState {
                 }
                 self.conclude_done(now, batch, failed, directories, rng, notices);
             }
-            Outcome::Unclear => self.conclude_without(now, batch, marks, true, rng),
+            Outcome::Unclear => self.conclude_without(now, batch, true, conclusion.trouble.as_ref(), rng, notices),
             Outcome::Nothing => {
                 let theirs = conclusion.trouble.as_ref().is_some_and(|trouble| match trouble.remedy {
                     // The path of a batch of one may be the reason why the connection broke.
@@ -178,11 +188,16 @@ impl TargetState {
                     | TroubleRemedy::HoldSource
                     | TroubleRemedy::Stopping => true,
                 });
-                self.conclude_without(now, batch, marks, !theirs, rng);
+                self.conclude_without(now, batch, !theirs, conclusion.trouble.as_ref(), rng, notices);
             }
         }
+        if self.dead_letters.len() >= self.dead_letters_look {
+            // Those that a wider mark took in are not told by their own paths.
+            self.dead_letters.retain(|path| self.changes.failures(path) > 0);
+            self.dead_letters_look = self.dead_letters.len() * 2 + DEAD_LETTERS_LOOK;
+        }
         let trouble = conclusion.trouble?;
-        self.on_trouble(now.instant, trouble, rng, notices)
+        self.on_trouble(now.instant, trouble, busy, rng, notices)
     }
 
     fn conclude_done(
@@ -229,18 +244,32 @@ impl TargetState {
     }
 
     /// Nothing of the batch is known to be on the target. `split` when its own paths may be the reason.
-    fn conclude_without(&mut self, now: Now, batch: BatchId, marks: usize, split: bool, rng: &mut fastrand::Rng) {
+    fn conclude_without(
+        &mut self,
+        now: Now,
+        batch: BatchId,
+        split: bool,
+        trouble: Option<&Trouble>,
+        rng: &mut fastrand::Rng,
+        notices: &mut Vec<Notice>,
+    ) {
+        let target = self.id;
+        let dead_letters = &mut self.dead_letters;
         let attempts = self.changes.attempts(batch);
-        if split {
-            self.batch_max = (marks / 2).max(1);
-        }
-        let alone = split && marks <= 1;
+        let alone = split && self.changes.marks_in(batch) <= 1;
         self.changes.conclude(now, batch, |path| {
             if alone {
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
-                let pause =
-                    if attempts >= ATTEMPTS_MAX { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
+                let dead_letter = attempts >= ATTEMPTS_MAX;
+                let pause = if dead_letter { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
+                if dead_letter {
+                    dead_letters.insert(path.clone());
+                }
+                let words = trouble.map_or_else(|| NO_WORDS.to_owned(), |trouble| trouble.words.clone());
+                notices.push(Notice::PathFailed { target, path: path.clone(), words, attempts, dead_letter });
                 Fate::Retry { not_before: now.instant + pause, alone: true }
+            } else if split {
+                Fate::Split
             } else {
                 Fate::Again { large: false }
             }
@@ -255,7 +284,7 @@ impl TargetState {
         rng: &mut fastrand::Rng,
         notices: &mut Vec<Notice>,
     ) -> Option<Trouble> {
-        self.lanes[usize::from(lane.0)] = None;
+        let busy = self.lanes[usize::from(lane.0)].take();
         match trouble {
             None => {
                 if self.paused_for.take().is_some() {
@@ -265,6 +294,7 @@ impl TargetState {
                 None
             }
             Some(trouble) => {
+                self.changes.acquit();
                 // What it said is the truth now; asking again at once would say the same.
                 let trouble = Trouble {
                     remedy: match trouble.remedy {
@@ -273,7 +303,7 @@ impl TargetState {
                     },
                     ..trouble
                 };
-                let rest = self.on_trouble(now, trouble, rng, notices);
+                let rest = self.on_trouble(now, trouble, busy, rng, notices);
                 if matches!(self.breaker, Breaker::Probing { .. }) {
                     // Not the target's fault, or mended without a pause: ask again.
                     self.breaker = Breaker::Open { until: now, failures: self.breaker.failures() };
@@ -288,6 +318,7 @@ impl TargetState {
         &mut self,
         now: Instant,
         trouble: Trouble,
+        busy: Option<Busy>,
         rng: &mut fastrand::Rng,
         notices: &mut Vec<Notice>,
     ) -> Option<Trouble> {
@@ -297,6 +328,8 @@ impl TargetState {
                 self.batch_max = BATCH_WHEN_FULL;
                 Pace::Slow
             }
+            // It went without them already: something else is wrong.
+            TroubleRemedy::DropMissingArgs if busy.is_some_and(|busy| !busy.missing_args) => Pace::Slow,
             TroubleRemedy::DropMissingArgs => {
                 if self.missing_args {
                     self.missing_args = false;
@@ -331,7 +364,7 @@ impl TargetState {
             background: self.changes.background(),
             batches: self.changes.batches(),
             oldest: self.changes.oldest(),
-            dead_letters: self.dead_letters.len(),
+            dead_letters: self.dead_letters.iter().filter(|path| self.changes.failures(path) > 0).count(),
             paused: if self.breaker.is_closed() { None } else { self.paused_for.or(Some("probing")) },
             widened: self.changes.widened(),
         }

@@ -1,0 +1,478 @@
+//! Dispatchers on a virtual clock, with lanes that end as the test says.
+
+use super::*;
+use crate::change::{ChangeSetOptions, Content, Draft, MarkKind, Priority, SettleOptions, Stage};
+use crate::dispatch::{Conclusion, FailedMark, Order, Outcome, Pace, Why};
+use crate::path::RelPath;
+use crate::sys::clock::WallTime;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn path(text: &str) -> RelPath {
+    RelPath::parse(text.as_bytes()).unwrap()
+}
+
+fn point(text: &str) -> Mark {
+    let mut mark = Mark::new(path(text), MarkKind::Point);
+    mark.changes_names = false;
+    mark
+}
+
+fn trouble(remedy: TroubleRemedy) -> Trouble {
+    Trouble { cause: "test", remedy, words: "words".to_owned(), hint: None }
+}
+
+fn done() -> Conclusion {
+    Conclusion { outcome: Outcome::Done(Vec::new()), trouble: None, directories: 0 }
+}
+
+fn nothing(remedy: TroubleRemedy) -> Conclusion {
+    Conclusion { outcome: Outcome::Nothing, trouble: Some(trouble(remedy)), directories: 0 }
+}
+
+fn unclear() -> Conclusion {
+    Conclusion { outcome: Outcome::Unclear, trouble: None, directories: 0 }
+}
+
+fn refused(text: &str) -> Conclusion {
+    let failed = FailedMark { path: path(text), why: Why::Refused, words: "denied".to_owned() };
+    Conclusion { outcome: Outcome::Done(vec![failed]), trouble: None, directories: 0 }
+}
+
+fn draft(action: &Action) -> &Draft {
+    match &action.order {
+        Order::Send { draft, .. } => draft,
+        Order::Probe { .. } => panic!("a probe: {action:?}"),
+    }
+}
+
+fn names(action: &Action) -> Vec<String> {
+    draft(action).marks.iter().map(|mark| mark.path.to_string()).collect()
+}
+
+struct Bench {
+    dispatcher: Dispatcher,
+    start: Instant,
+    elapsed: Duration,
+}
+
+impl Bench {
+    fn new(targets: usize, lanes: u16) -> Self {
+        let changes = ChangeSetOptions { settle: SettleOptions::default(), marks_max: 1_000 };
+        let options = vec![TargetOptions { lanes, changes }; targets];
+        Self { dispatcher: Dispatcher::new(&options, 7), start: crate::sys::clock::now(), elapsed: Duration::ZERO }
+    }
+
+    fn now(&self) -> Now {
+        let nanos = i64::try_from(self.elapsed.as_nanos()).unwrap();
+        Now { instant: self.start + self.elapsed, wall: WallTime(1_000_000_000_000_000 + nanos) }
+    }
+
+    fn mark(&mut self, marks: &[Mark]) {
+        let now = self.now();
+        self.dispatcher.on_marks(now, marks);
+    }
+
+    fn tick(&mut self) -> Vec<Action> {
+        let now = self.now().instant;
+        self.dispatcher.on_tick(now)
+    }
+
+    /// The only action of a tick.
+    fn one(&mut self) -> Action {
+        let actions = self.tick();
+        assert_eq!(actions.len(), 1, "{actions:?}");
+        actions.into_iter().next().unwrap()
+    }
+
+    fn end(&mut self, action: &Action, conclusion: Conclusion) -> Vec<Notice> {
+        let report = match &action.order {
+            Order::Send { draft, .. } => Report::Concluded { batch: draft.batch, conclusion },
+            Order::Probe { .. } => Report::Probed(conclusion.trouble),
+        };
+        let now = self.now();
+        self.dispatcher.on_report(now, action.target, action.lane, report)
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.elapsed += span;
+    }
+
+    /// Goes to the moment that the dispatcher asks for.
+    fn sleep(&mut self) -> Duration {
+        let wake = self.dispatcher.wake_at(self.now().instant).expect("something is to come");
+        let span = wake.saturating_duration_since(self.now().instant);
+        self.elapsed += span;
+        span
+    }
+
+    fn view(&self, target: usize) -> TargetView {
+        self.dispatcher.views()[target].clone()
+    }
+}
+
+#[test]
+fn a_target_that_is_away_is_left_alone_probed_and_goes_on_without_loss() {
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("a"), point("b")]);
+    let action = bench.one();
+    let notices = bench.end(&action, nothing(TroubleRemedy::Pause(Pace::Normal)));
+    assert!(matches!(notices[..], [Notice::Paused { failures: 1, .. }]), "{notices:?}");
+    assert_eq!(bench.tick(), []);
+    bench.mark(&[point("c")]);
+    assert_eq!(bench.tick(), [], "what is due waits with the rest");
+    assert_eq!(bench.view(0).paused, Some("test"));
+
+    assert!(bench.sleep() <= SECOND);
+    let probe = bench.one();
+    assert!(matches!(probe.order, Order::Probe { .. }));
+    assert_eq!(bench.tick(), [], "one probe at a time");
+    assert_eq!(bench.end(&probe, nothing(TroubleRemedy::Pause(Pace::Normal))).len(), 1);
+    assert!(bench.sleep() <= 2 * SECOND);
+    let probe = bench.one();
+    let notices = bench.end(&probe, done());
+    assert!(matches!(notices[..], [Notice::Resumed { failures: 2, .. }]), "{notices:?}");
+
+    let action = bench.one();
+    assert_eq!(names(&action), ["a", "b", "c"]);
+    bench.end(&action, done());
+    assert_eq!((bench.view(0).pending, bench.view(0).paused), (0, None));
+}
+
+#[test]
+fn a_poison_path_ends_alone_and_is_told_of_while_the_others_pass() {
+    let mut bench = Bench::new(1, 1);
+    let marks: Vec<Mark> = (0..100).map(|number| point(&format!("a/{number}"))).collect();
+    bench.mark(&marks);
+    let mut sent = std::collections::BTreeSet::new();
+    let mut failures = Vec::new();
+    while sent.len() < 99 || failures.is_empty() {
+        for action in bench.tick() {
+            let poisoned = names(&action).contains(&"a/42".to_owned());
+            if !poisoned {
+                sent.extend(names(&action));
+            }
+            let notices = bench.end(&action, if poisoned { unclear() } else { done() });
+            failures.extend(notices.into_iter().filter(|notice| matches!(notice, Notice::PathFailed { .. })));
+        }
+        bench.pass(SECOND / 10);
+        assert!(bench.elapsed < 10 * SECOND, "{sent:?}");
+    }
+    let Notice::PathFailed { path, attempts: 1, dead_letter: false, .. } = &failures[0] else { panic!("{failures:?}") };
+    assert_eq!(path.to_string(), "a/42");
+
+    // Alone from now on, ever more rarely; a dead letter in the end, which the operator was never told of.
+    let mut told = failures.len();
+    while bench.view(0).dead_letters == 0 {
+        bench.sleep();
+        let action = bench.one();
+        assert_eq!(names(&action), ["a/42"]);
+        told += bench.end(&action, unclear()).len();
+    }
+    assert_eq!(told, 8);
+}
+
+#[test]
+fn a_refused_path_becomes_a_dead_letter_and_a_later_event_makes_it_go_again() {
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("a")]);
+    let mut attempts_told = Vec::new();
+    for attempt in 1..=8 {
+        let action = bench.one();
+        for notice in bench.end(&action, refused("a")) {
+            if let Notice::PathFailed { attempts, dead_letter, .. } = notice {
+                assert_eq!(dead_letter, attempt == 8);
+                attempts_told.push(attempts);
+            }
+        }
+        assert_eq!(bench.tick(), []);
+        if attempt < 8 {
+            assert!(bench.sleep() <= Duration::from_secs(300));
+        }
+    }
+    assert_eq!(attempts_told, [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(bench.view(0).dead_letters, 1);
+    bench.pass(SECOND);
+    assert_eq!(bench.sleep(), Duration::from_secs(599));
+    assert_eq!(names(&bench.one()), ["a"], "it is retried every ten minutes");
+}
+
+#[test]
+fn a_later_event_ends_the_pause_of_a_dead_letter() {
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("a")]);
+    for attempt in 1..=8 {
+        let action = bench.one();
+        bench.end(&action, refused("a"));
+        if attempt < 8 {
+            bench.sleep();
+        }
+    }
+    bench.pass(SECOND);
+    bench.mark(&[point("a")]);
+    let action = bench.one();
+    bench.end(&action, done());
+    assert_eq!((bench.view(0).dead_letters, bench.view(0).pending), (0, 0));
+}
+
+#[test]
+fn a_root_that_is_not_what_it_was_holds_all_targets_until_a_batch_gets_through() {
+    let mut bench = Bench::new(2, 1);
+    bench.mark(&[point("a")]);
+    let actions = bench.tick();
+    assert_eq!(actions.len(), 2);
+    let notices = bench.end(&actions[0], nothing(TroubleRemedy::HoldSource));
+    assert!(matches!(notices[..], [Notice::Held { .. }]));
+    assert_eq!(bench.end(&actions[1], nothing(TroubleRemedy::HoldSource)), [], "said once");
+    assert!(bench.dispatcher.is_held());
+    assert_eq!(bench.tick(), []);
+    assert_eq!(bench.sleep(), SECOND);
+    let attempt = bench.one();
+    assert_eq!(bench.tick(), [], "one is enough to see");
+    assert_eq!(bench.end(&attempt, nothing(TroubleRemedy::HoldSource)), []);
+    bench.sleep();
+    let attempt = bench.one();
+    let notices = bench.end(&attempt, done());
+    assert!(notices.contains(&Notice::Released), "{notices:?}");
+    let other = bench.one();
+    assert_ne!(other.target, attempt.target);
+    bench.end(&other, done());
+    assert_eq!((bench.view(0).pending, bench.view(1).pending), (0, 0));
+}
+
+#[test]
+fn a_held_root_is_tried_though_an_old_batch_is_still_under_way() {
+    // A look at the held root with nothing due counted as a try; what became due then waited for every lane to be idle,
+    // which with a large file under way took as long as that file.
+    let mut bench = Bench::new(2, 1);
+    bench.mark(&[point("a")]);
+    let actions = bench.tick();
+    bench.end(&actions[0], Conclusion { trouble: Some(trouble(TroubleRemedy::HoldSource)), ..done() });
+    bench.sleep();
+    assert_eq!(bench.tick(), []);
+    bench.pass(SECOND);
+    bench.mark(&[point("b")]);
+    assert_eq!(names(&bench.one()), ["b"]);
+}
+
+#[test]
+fn a_dead_target_does_not_delay_another() {
+    let mut bench = Bench::new(2, 2);
+    bench.mark(&[point("a")]);
+    let actions = bench.tick();
+    for action in &actions {
+        let away = action.target == TargetId(0);
+        bench.end(action, if away { nothing(TroubleRemedy::Pause(Pace::Slow)) } else { done() });
+    }
+    for number in 0..20 {
+        bench.pass(SECOND);
+        bench.mark(&[point(&format!("b/{number}"))]);
+        let mut sent = 0;
+        for action in bench.tick() {
+            if action.target == TargetId(0) {
+                bench.end(&action, nothing(TroubleRemedy::Pause(Pace::Slow)));
+            } else {
+                sent += draft(&action).marks.len();
+                bench.end(&action, done());
+            }
+        }
+        assert_eq!(sent, 1);
+    }
+    assert_eq!((bench.view(0).pending, bench.view(1).pending), (21, 0));
+}
+
+#[test]
+fn lanes_keep_large_files_and_background_work_out_of_each_others_way() {
+    let mut bench = Bench::new(1, 3);
+    let background = |name: &str| point(name).priority(Priority::Background);
+    let large = |name: &str| Mark { large: true, ..point(name) };
+    bench.mark(&[large("l/1"), large("l/2"), background("b/1"), background("b/2")]);
+    let actions = bench.tick();
+    let mut seen: Vec<(u16, Vec<String>)> = actions.iter().map(|action| (action.lane.0, names(action))).collect();
+    seen.sort();
+    let expect = |lane: u16, names: &[&str]| (lane, names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    assert_eq!(seen, [expect(0, &["l/1"]), expect(2, &["b/1", "b/2"])]);
+    bench.mark(&[background("b/3")]);
+    assert_eq!(bench.tick(), [], "the last small lane is free of background work");
+    bench.mark(&[point("live")]);
+    let live = bench.one();
+    assert_eq!((live.lane, names(&live)), (LaneId(1), vec!["live".to_owned()]));
+}
+
+#[test]
+fn a_stopped_dispatcher_gives_nothing_out() {
+    let mut bench = Bench::new(1, 2);
+    bench.mark(&[point("a")]);
+    let action = bench.one();
+    bench.mark(&[point("b")]);
+    bench.dispatcher.stop();
+    assert_eq!(bench.tick(), []);
+    assert_eq!(bench.dispatcher.wake_at(bench.now().instant), None);
+    assert!(!bench.dispatcher.is_idle());
+    bench.end(&action, done());
+    assert!(bench.dispatcher.is_idle());
+}
+
+#[test]
+fn a_full_target_gets_small_batches_until_they_go_well() {
+    let mut bench = Bench::new(1, 1);
+    let marks: Vec<Mark> = (0..100).map(|number| point(&format!("a/{number}"))).collect();
+    bench.mark(&marks);
+    let action = bench.one();
+    bench.end(&action, nothing(TroubleRemedy::PauseFull));
+    bench.sleep();
+    let probe = bench.one();
+    bench.end(&probe, done());
+    for expected in [16, 32, 52] {
+        bench.pass(SECOND);
+        let action = bench.one();
+        assert_eq!(draft(&action).marks.len(), expected);
+        bench.end(&action, done());
+    }
+}
+
+struct Lane {
+    action: Action,
+    until: Instant,
+}
+
+/// Random marks and outcomes, then quiet and good will.
+fn simulate(seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let lanes = 1 + rng.u16(..4);
+    let mut bench = Bench::new(1 + rng.usize(..3), lanes);
+    let mut working: Vec<Lane> = Vec::new();
+    let end_of_noise = Duration::from_secs(120);
+    loop {
+        let noisy = bench.elapsed < end_of_noise;
+        if noisy && rng.bool() {
+            let name = format!("{}/{}", rng.u8(..4), rng.u8(..30));
+            let mut mark = point(&name).content(if rng.bool() { Content::Resend } else { Content::Compare });
+            mark.kind = [MarkKind::Point, MarkKind::Point, MarkKind::Point, MarkKind::Listing][rng.usize(..4)];
+            mark.large = rng.u8(..8) == 0;
+            mark.stage = if rng.bool() { Stage::Complete } else { Stage::Writing };
+            if rng.u8(..4) == 0 {
+                mark.priority = Priority::Background;
+            }
+            bench.mark(&[mark]);
+        }
+        for action in bench.tick() {
+            let until = bench.now().instant + Duration::from_millis(rng.u64(1..3_000));
+            working.push(Lane { action, until });
+        }
+        let now = bench.now().instant;
+        let ended: Vec<Lane> = working.extract_if(.., |lane| lane.until <= now).collect();
+        let reported = !ended.is_empty();
+        for lane in ended {
+            let conclusion = if noisy { random_conclusion(&mut rng, &lane.action) } else { done() };
+            if let (true, Order::Send { draft, .. }) = (noisy && rng.u8(..4) == 0, &lane.action.order) {
+                let leaving: Vec<RelPath> =
+                    draft.marks.iter().filter(|_| rng.u8(..3) == 0).map(|mark| mark.path.clone()).collect();
+                let (large, later) = if rng.bool() { (leaving, vec![]) } else { (vec![], leaving) };
+                let seen = Report::Seen { batch: draft.batch, marks: vec![], large, later };
+                let now = bench.now();
+                bench.dispatcher.on_report(now, lane.action.target, lane.action.lane, seen);
+            }
+            bench.end(&lane.action, conclusion);
+        }
+        let clean = bench.dispatcher.views().iter().all(|view| view.pending == 0 && view.batches == 0);
+        if !noisy && clean && working.is_empty() {
+            let views = bench.dispatcher.views();
+            assert!(views.iter().all(|view| view.dead_letters == 0 && view.oldest.is_none()), "seed {seed}: {views:?}");
+            return;
+        }
+        // As the daemon does: until a lane ends, or the moment asked for; marks come any time.
+        let now = bench.now().instant;
+        let wake = bench.dispatcher.wake_at(now).into_iter().chain(working.iter().map(|lane| lane.until)).min();
+        let pause = match wake {
+            // A report is followed by a tick.
+            _ if reported => Duration::from_millis(1),
+            Some(wake) => wake.saturating_duration_since(now).max(Duration::from_millis(1)),
+            None => {
+                assert!(noisy || clean, "seed {seed}: nobody wakes it: {:?}", bench.dispatcher.views());
+                SECOND
+            }
+        };
+        bench.pass(if noisy { pause.min(Duration::from_millis(rng.u64(1..500))) } else { pause });
+        assert!(
+            bench.elapsed < end_of_noise + Duration::from_secs(1_000),
+            "seed {seed}: never clean: {:?}",
+            bench.dispatcher.views()
+        );
+    }
+}
+
+fn random_conclusion(rng: &mut fastrand::Rng, action: &Action) -> Conclusion {
+    let remedies = [
+        TroubleRemedy::Pause(Pace::Now),
+        TroubleRemedy::Pause(Pace::Soon),
+        TroubleRemedy::Pause(Pace::Normal),
+        TroubleRemedy::Pause(Pace::Slow),
+        TroubleRemedy::PauseFull,
+        TroubleRemedy::DropMissingArgs,
+        TroubleRemedy::HoldSource,
+    ];
+    let remedy = remedies[rng.usize(..remedies.len())];
+    match (rng.u8(..8), &action.order) {
+        (0..=2, _) => done(),
+        (3, Order::Send { .. }) => unclear(),
+        (4 | 5, Order::Send { draft, .. }) => {
+            let why = if rng.bool() { Why::Raced } else { Why::Refused };
+            let failed = draft.marks.iter().filter(|_| rng.u8(..3) == 0);
+            let failed = failed.map(|mark| FailedMark { path: mark.path.clone(), why, words: String::new() }).collect();
+            Conclusion { outcome: Outcome::Done(failed), trouble: None, directories: 0 }
+        }
+        _ => nothing(remedy),
+    }
+}
+
+#[test]
+fn everything_becomes_clean_after_any_troubles() {
+    for seed in 0..40 {
+        simulate(seed);
+    }
+}
+
+#[test]
+fn a_dead_letter_that_a_wider_mark_took_in_is_no_dead_letter_any_more() {
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("d/a")]);
+    for attempt in 1..=8 {
+        let action = bench.one();
+        bench.end(&action, refused("d/a"));
+        if attempt < 8 {
+            bench.sleep();
+        }
+    }
+    assert_eq!(bench.view(0).dead_letters, 1);
+    bench.mark(&[Mark { gone_directory: true, ..point("d") }]);
+    let action = bench.one();
+    assert_eq!(names(&action), ["d"]);
+    bench.end(&action, done());
+    assert_eq!(bench.view(0).dead_letters, 0);
+}
+
+#[test]
+fn a_target_that_still_complains_of_missing_arguments_is_left_alone() {
+    // Without them there is nothing left to drop: the batch came back at once and went again, without a pause.
+    let mut bench = Bench::new(1, 2);
+    bench.mark(&[point("a")]);
+    let first = bench.one();
+    bench.mark(&[Mark { large: true, ..point("b") }]);
+    let second = bench.one();
+    let notices = bench.end(&first, nothing(TroubleRemedy::DropMissingArgs));
+    assert_eq!(notices, [Notice::MissingArgsDropped { target: TargetId(0) }]);
+    assert_eq!(bench.end(&second, nothing(TroubleRemedy::DropMissingArgs)), [], "it went with them, too");
+    bench.pass(SECOND);
+    let actions = bench.tick();
+    assert_eq!(actions.len(), 2);
+    for action in &actions {
+        assert!(matches!(action.order, Order::Send { missing_args: false, .. }));
+        bench.end(action, nothing(TroubleRemedy::DropMissingArgs));
+    }
+    assert_eq!(bench.view(0).paused, Some("test"));
+    bench.sleep();
+    let probe = bench.one();
+    bench.end(&probe, nothing(TroubleRemedy::DropMissingArgs));
+    assert!(bench.sleep() > Duration::from_millis(100), "nor is it probed without end");
+}

@@ -21,3 +21,4 @@ pub mod plan;
 pub mod dispatch;
 pub mod worker;
 pub mod lab;
+pub mod bench;

@@ -121,9 +121,9 @@ impl Measurement {
     }
 }
 
-/// In milliseconds.
+/// In milliseconds, to the microsecond.
 pub(super) fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+    time.as_micros() as f64 / 1000.0
 }
 
 fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {

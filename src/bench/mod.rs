@@ -21,7 +21,7 @@ mod subject;
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -142,8 +142,8 @@ impl<'a> Bench<'a> {
         let subjects = self.subjects();
         let mut code = COMPLETE;
         for scenario in scenarios {
-            for subject in &subjects {
-                let measurement = match self.measure(*scenario, *subject) {
+            for (subject, program) in &subjects {
+                let measurement = match self.measure(*scenario, *subject, program) {
                     Ok(measurement) => measurement,
                     // A peer that does not work must not hide what the others do.
                     Err(error) if *subject != Subject::Agent && !error.is::<Interrupted>() => {
@@ -162,13 +162,19 @@ impl<'a> Bench<'a> {
         Ok(code)
     }
 
-    fn subjects(&mut self) -> Vec<Subject> {
-        let mut subjects = vec![Subject::Agent];
+    /// Who is measured, and with which program.
+    fn subjects(&mut self) -> Vec<(Subject, PathBuf)> {
+        let mut chosen = vec![Subject::Agent];
         for subject in self.arguments.peer.iter().flat_map(|peer| peer.subjects()) {
-            if subject.program().is_none() {
-                self.note(format!("{} is not installed: nothing to compare with", subject.name()));
-            } else if !subjects.contains(subject) {
-                subjects.push(*subject);
+            if !chosen.contains(subject) {
+                chosen.push(*subject);
+            }
+        }
+        let mut subjects = Vec::new();
+        for subject in chosen {
+            match subject.program() {
+                Some(program) => subjects.push((subject, program)),
+                None => self.note(format!("{} is not installed: nothing to compare with", subject.name())),
             }
         }
         subjects
@@ -179,11 +185,10 @@ impl<'a> Bench<'a> {
         self.report.notes.push(words);
     }
 
-    fn measure(&self, scenario: Scenario, subject: Subject) -> anyhow::Result<Measurement> {
+    fn measure(&self, scenario: Scenario, subject: Subject, program: &Path) -> anyhow::Result<Measurement> {
         let files = self.arguments.files.map_or_else(|| scenario.files(), |files| files as usize);
         let parent = self.arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let program = subject.program().with_context(|| format!("{} is gone", subject.name()))?;
-        let mut stage = Stage::set(subject, program, Scratch::create(&parent, "bench")?, &self.interrupt)?;
+        let mut stage = Stage::set(subject, program.to_owned(), Scratch::create(&parent, "bench")?, &self.interrupt)?;
         let patience = match subject {
             Subject::Agent => Duration::from_secs(self.arguments.patience),
             _ => PEER_PATIENCE.min(Duration::from_secs(self.arguments.patience)),
@@ -259,4 +264,57 @@ fn progress_line(scenario: Scenario, subject: Subject, number: u32, runs: u32, r
         }
     };
     format!("{scenario:?} {number}/{runs}, {}: {span}{limit}", subject.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Measures a burst of 20 files with a shell loop in the agent's place, which runs `each` on and on; `$source` and
+    /// `$target` are what the agent is given.
+    fn burst(each: &str) -> Measurement {
+        let scratch = tempfile::tempdir().unwrap();
+        let program = scratch.path().join("stand-in");
+        let text = format!(
+            "#!/bin/sh\nsource=$2 target=$3\necho 'live: watching 1 directories' >&2\n\
+             while :; do {each}; sleep 0.01; done\n"
+        );
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let arguments = BenchArguments {
+            scenarios: vec![Scenario::Burst],
+            runs: 2,
+            files: Some(20),
+            json: None,
+            peer: Vec::new(),
+            dir: Some(scratch.path().to_owned()),
+            patience: 3,
+        };
+        let bench = Bench {
+            arguments: &arguments,
+            interrupt: Interrupt::never(),
+            report: Report { fansync: "0", cpus: 1, notes: Vec::new(), measurements: Vec::new() },
+        };
+        let measurement = bench.measure(Scenario::Burst, Subject::Agent, &program).unwrap();
+        let left: Vec<_> = fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["stand-in"], "the stage is gone");
+        measurement
+    }
+
+    #[test]
+    fn what_arrives_is_measured_against_one_rsync() {
+        let measurement = burst("rsync -a --delete $source/ $target/");
+        assert!(measurement.is_complete());
+        assert_eq!(measurement.runs, 2);
+        assert!(measurement.ratio.unwrap() > 0.0 && measurement.latency_ms.unwrap().p50 > 0.0);
+    }
+
+    #[test]
+    fn files_that_never_arrive_are_missing_and_end_the_scenario() {
+        let measurement = burst("rsync -a --delete --exclude=*-f00007 $source/ $target/");
+        assert_eq!((measurement.missing, measurement.different, measurement.runs), (1, 0, 1));
+        assert_eq!(measurement.makespan_ms, None);
+    }
 }

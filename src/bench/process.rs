@@ -44,6 +44,8 @@ pub(super) struct Process {
     reaper: Reaper,
     group: u32,
     poll: Poll,
+    /// The pidfd was readable; mio tells that once.
+    over: bool,
     ended: Option<Ended>,
     log: PathBuf,
 }
@@ -63,25 +65,26 @@ impl Process {
         let poll = Poll::new()?;
         let reaper = Reaper::open(&child)?;
         poll.registry().register(&mut SourceFd(&reaper.raw()), Token(0), Interest::READABLE)?;
-        Ok(Self { name, reaper, group: child.id(), poll, ended: None, log })
+        Ok(Self { name, reaper, group: child.id(), poll, over: false, ended: None, log })
     }
 
     /// Waits until it has ended on its own; the process still holds its id then. False when `limit` is over before.
     fn ends_within(&mut self, limit: Duration, mut check: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<bool> {
         let deadline = clock::now() + limit;
         let mut events = Events::with_capacity(1);
-        loop {
+        while !self.over {
             let left = deadline.saturating_duration_since(clock::now());
             match self.poll.poll(&mut events, Some(left.min(SLICE))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
-                Ok(()) if !events.is_empty() => return Ok(true),
-                _ => {}
+                Ok(()) => self.over = !events.is_empty(),
+                Err(_interrupted) => {}
             }
             check()?;
             if left.is_zero() {
-                return Ok(false);
+                break;
             }
         }
+        Ok(self.over)
     }
 
     /// Waits for its end, at most for `limit`, and returns when that was.

@@ -28,6 +28,12 @@ const RSYNC_MAX: Duration = Duration::from_secs(120);
 /// Until the agent has emptied the target. When it holds so many deletes, it is started anew on an empty stage.
 const EMPTY_MAX: Duration = Duration::from_secs(20);
 
+/// Nobody worked for this long: what went before is digested. Longer than the agent lets times of directories wait.
+const CALM: Duration = Duration::from_millis(1200);
+
+/// Until it is calm; after that the run begins all the same.
+const CALM_MAX: Duration = Duration::from_secs(10);
+
 /// In the agent's log when all watches are in place.
 const LIVE: &str = "live: ";
 
@@ -149,6 +155,12 @@ impl Stage {
 
     /// Makes the stage ready for a run: the subject works, and source and target are empty.
     pub(super) fn ready(&mut self) -> anyhow::Result<()> {
+        self.empty()?;
+        self.calm()
+    }
+
+    /// Empties source and target, through the agent where it can be.
+    fn empty(&mut self) -> anyhow::Result<()> {
         process::clear(&self.source)?;
         if self.process.is_some() && !self.starts_anew {
             if self.is_emptied(EMPTY_MAX)? {
@@ -175,6 +187,20 @@ impl Stage {
             process.check_alive()?;
         }
         self.interrupt.until(limit, POLL, || Ok(fs::read_dir(target)?.next().is_none()))
+    }
+
+    /// Waits until the subject has not worked for a while: a script may have a backlog of its own last events.
+    fn calm(&self) -> anyhow::Result<()> {
+        let (mut worked, mut since) = (self.cpu(), clock::now());
+        self.interrupt.until(CALM_MAX, CALM / 12, || {
+            let now = clock::now();
+            let so_far = self.cpu();
+            if so_far != worked {
+                (worked, since) = (so_far, now);
+            }
+            Ok(now.duration_since(since) >= CALM)
+        })?;
+        Ok(())
     }
 
     /// Sends single files until one arrives: no peer tells when it watches.

@@ -41,7 +41,7 @@ const SERSYNC_SETS: [&str; 2] = ["/proc/sys/fs/inotify/max_user_watches", "/proc
 /// `$1` is the source, `$2` the target.
 const SCRIPT: &str = r#"
 cd "$1" || exit 1
-inotifywait --monitor --recursive --quiet --format '%w%f' --event close_write,moved_to,create,delete,moved_from . |
+inotifywait --monitor --recursive --quiet --format '%w%f' --event close_write,moved_to,delete,moved_from . |
 while IFS= read -r changed; do
     if test -e "$changed"; then
         rsync --archive --compress --relative "$changed" "$2/"

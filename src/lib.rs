@@ -23,4 +23,5 @@ pub mod worker;
 pub mod config;
 pub mod daemon;
 pub mod lab;
+pub mod bench;
 pub mod cli;

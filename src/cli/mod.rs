@@ -50,6 +50,10 @@ enum Command {
         #[arg(long)]
         online: bool,
     },
+    /// Measure first write to arrival on the target, beside one rsync of the same files
+    Bench(crate::bench::BenchArguments),
+    /// Mirror a scratch tree to a throw-away rsync daemon, step by step, with the latency of each arrival
+    Demo,
 }
 
 /// Runs the command line; returns the exit code.
@@ -71,9 +75,19 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Mirror(arguments) => mirror::mirror(&arguments),
         Command::Run { config } => run::run(&config),
         Command::Check { config, online } => check::check(&config, online),
+        Command::Bench(arguments) => told(crate::bench::run(&arguments)),
+        Command::Demo => told(crate::bench::demo::run()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report::report(&failure),
+    }
+}
+
+/// A command that printed its own result and knows its exit code.
+fn told(result: anyhow::Result<u8>) -> Result<(), Failure> {
+    match result? {
+        0 => Ok(()),
+        code => Err(Failure::Told(code)),
     }
 }

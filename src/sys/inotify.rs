@@ -41,6 +41,13 @@ const MASK: inotify::WatchFlags = inotify::WatchFlags::CREATE
     .union(inotify::WatchFlags::DONT_FOLLOW)
     .union(inotify::WatchFlags::EXCL_UNLINK);
 
+/// Names that appear, nothing else.
+const NAMES: inotify::WatchFlags = inotify::WatchFlags::CREATE
+    .union(inotify::WatchFlags::MOVED_TO)
+    .union(inotify::WatchFlags::ONLYDIR)
+    .union(inotify::WatchFlags::DONT_FOLLOW)
+    .union(inotify::WatchFlags::EXCL_UNLINK);
+
 impl Inotify {
     /// Makes an instance. The queue's size, `max_queued_events`, is fixed here for its whole life.
     ///
@@ -57,8 +64,21 @@ impl Inotify {
     /// # Errors
     /// [`WatchError`].
     pub fn add_watch(&self, directory: BorrowedFd<'_>) -> Result<Wd, WatchError> {
+        self.add(directory, MASK)
+    }
+
+    /// As [`Self::add_watch`], but only names that appear (created, moved in) are reported: `bench` looks on, and its
+    /// own reading must not cost what it measures.
+    ///
+    /// # Errors
+    /// [`WatchError`].
+    pub fn add_name_watch(&self, directory: BorrowedFd<'_>) -> Result<Wd, WatchError> {
+        self.add(directory, NAMES)
+    }
+
+    fn add(&self, directory: BorrowedFd<'_>, mask: inotify::WatchFlags) -> Result<Wd, WatchError> {
         let path = format!("/proc/self/fd/{}/.", directory.as_raw_fd());
-        match inotify::add_watch(&self.0, path, MASK) {
+        match inotify::add_watch(&self.0, path, mask) {
             Ok(wd) => Ok(Wd(wd)),
             Err(rustix::io::Errno::NOSPC) => Err(WatchError::LimitReached),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(WatchError::Vanished),

@@ -87,19 +87,20 @@ impl LaneLoop {
                 if self.inbox.ending() != Ending::GoOn {
                     return Ok(());
                 }
-                self.supervisor.rest(None)?;
+                self.supervisor.prepare(&self.shipper.transport);
+                if self.inbox.orders.is_empty() && self.inbox.ending() == Ending::GoOn {
+                    self.supervisor.rest(None)?;
+                }
                 continue;
             };
             let (inbox, reports, links) = (&self.inbox, &self.reports, &self.links);
             let (target, lane) = (self.target, self.lane);
-            let mut running = false;
             let urgency = || match inbox.ending() {
                 Ending::GoOn | Ending::Finish => Urgency::None,
                 Ending::Terminate => Urgency::Terminate,
                 Ending::Kill => Urgency::Kill,
             };
             let mut seen = |report: Report| {
-                running = true;
                 reports.send_report(target, lane, report);
             };
             let mut around = Surroundings {

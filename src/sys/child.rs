@@ -37,7 +37,7 @@ impl AsFd for Inherited {
 }
 
 /// A memory file that holds `bytes`, positioned at its start: a child's standard input that is complete before the
-/// child exists, so that no crash of ours can cut a list in the middle of a path.
+/// child reads it, so that no crash of ours can cut a list in the middle of a path.
 ///
 /// # Errors
 /// Those of memfd_create(2) and write(2).

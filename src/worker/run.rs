@@ -1,15 +1,19 @@
 //! One rsync process: started, listened to, watched over, reaped.
 //!
 //! Invariant: when [`Supervisor::run`] returns, the child is reaped and its process group is gone. The list is a
-//! complete memory file before the child exists, so no crash of ours can cut an entry short. The child dies with the
+//! complete memory file before rsync exists, so no crash of ours can cut an entry short. The child dies with the
 //! thread that started it (`PR_SET_PDEATHSIG` through the exec shim), so that an orphan cannot work against the next
 //! agent.
+//!
+//! The shim is started ahead ([`Supervisor::prepare`]) and waits for its arguments, because starting it costs a
+//! millisecond or more that a change would wait for.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::io::{self, Read, Seek as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +21,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::command::Transport;
-use crate::sys::child::{Ended, Reaper, memory_file, set_nonblocking};
+use crate::sys::child::{Ended, Inherited, Reaper, memory_file, set_nonblocking};
 use crate::sys::clock;
 
 /// The hidden subcommand that ties a child to its parent's life, then becomes rsync.
@@ -76,6 +80,55 @@ pub enum Urgency {
 pub struct Supervisor {
     poll: Poll,
     waker: Arc<Waker>,
+    spare: Option<Spare>,
+}
+
+/// A shim that waits for its arguments: closing its pipe without them ends it.
+#[derive(Debug)]
+struct Spare {
+    child: Child,
+    reaper: Reaper,
+    arguments: OwnedFd,
+    list: std::fs::File,
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            spare.discard();
+        }
+    }
+}
+
+impl Spare {
+    fn start(transport: &Transport) -> io::Result<Self> {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let read = Inherited::duplicate(&read)?;
+        let list = std::fs::File::from(memory_file(b"")?);
+        #[expect(clippy::disallowed_methods, reason = "the one place where the agent starts rsync")]
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg(SHIM)
+            .arg(std::process::id().to_string())
+            .arg(read.number().to_string())
+            .env_clear()
+            .envs(super::command::environment(transport, |name| std::env::var_os(name)))
+            .stdin(Stdio::from(list.try_clone()?))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let child = command.spawn()?;
+        let reaper = Reaper::open(&child)?;
+        Ok(Self { child, reaper, arguments: write, list })
+    }
+
+    /// Ends a shim that was not needed.
+    fn discard(self) {
+        self.reaper.kill_group();
+        let mut child = self.child;
+        #[expect(clippy::disallowed_methods, reason = "it was killed one line above, so the wait is short")]
+        let _status = child.wait();
+    }
 }
 
 impl Supervisor {
@@ -86,7 +139,7 @@ impl Supervisor {
     pub fn create() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        Ok(Self { poll, waker })
+        Ok(Self { poll, waker, spare: None })
     }
 
     /// Wakes the lane: it looks at its orders and at the urgency.
@@ -120,26 +173,18 @@ impl Supervisor {
         urgency: &dyn Fn() -> Urgency,
     ) -> io::Result<Finished> {
         let started = clock::now();
-        let stdin = memory_file(list)?;
-        #[expect(clippy::disallowed_methods, reason = "the one place where the agent starts rsync")]
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(SHIM)
-            .arg(std::process::id().to_string())
-            .arg(&transport.program)
-            .args(arguments)
-            .env_clear()
-            .envs(super::command::environment(transport, |name| std::env::var_os(name)))
-            .stdin(Stdio::from(stdin))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        let mut child = command.spawn()?;
-        let reaper = Reaper::open(&child)?;
+        let mut spare = self.take_spare(transport)?;
+        spare.list.write_all(list)?;
+        // The child's standard input is the same open file, so this is its position too.
+        spare.list.rewind()?;
+        if let Err(error) = send_arguments(spare.arguments, &transport.program, arguments) {
+            spare.reaper.kill_group();
+            tracing::debug!(%error, "the shim took no arguments");
+        }
         let mut watched = Watched {
-            stdout: Stream::new(child.stdout.take())?,
-            stderr: Stream::new(child.stderr.take())?,
-            reaper,
+            stdout: Stream::new(spare.child.stdout.take())?,
+            stderr: Stream::new(spare.child.stderr.take())?,
+            reaper: spare.reaper,
             ended: None,
             stopped: None,
             kill_at: None,
@@ -160,6 +205,20 @@ impl Supervisor {
             stderr: watched.stderr.kept,
             took: clock::now() - started,
         })
+    }
+
+    /// Starts the shim of the next run, so that it need not be waited for. A failure is met again, and told, by the run.
+    pub fn prepare(&mut self, transport: &Transport) {
+        if self.spare.is_none() {
+            self.spare = Spare::start(transport).ok();
+        }
+    }
+
+    fn take_spare(&mut self, transport: &Transport) -> io::Result<Spare> {
+        match self.spare.take() {
+            Some(spare) if spare.reaper.try_reap()?.is_none() => Ok(spare),
+            Some(_) | None => Spare::start(transport),
+        }
     }
 
     fn follow(&mut self, watched: &mut Watched, deadline: Instant, urgency: &dyn Fn() -> Urgency) -> io::Result<()> {
@@ -266,24 +325,69 @@ impl<T: Read + AsFd> Stream<T> {
     }
 }
 
-/// The shim: `PARENT PROGRAM ARGUMENT…`. Returns only when it failed, with the exit code to use.
+/// Writes the command line for a shim: a count, then the program and its arguments, each ended by a NUL.
+fn send_arguments(pipe: OwnedFd, program: &std::path::Path, arguments: &[OsString]) -> io::Result<()> {
+    let mut bytes = (arguments.len() + 1).to_string().into_bytes();
+    bytes.push(0);
+    for argument in std::iter::once(program.as_os_str()).chain(arguments.iter().map(OsString::as_os_str)) {
+        bytes.extend_from_slice(argument.as_bytes());
+        bytes.push(0);
+    }
+    std::fs::File::from(pipe).write_all(&bytes)
+}
+
+/// Reads what [`send_arguments`] wrote; `None` when it is not complete, because the writer is gone or has no need.
+fn receive_arguments(mut pipe: impl Read) -> Option<Vec<OsString>> {
+    let mut bytes = Vec::new();
+    pipe.read_to_end(&mut bytes).ok()?;
+    let mut parts = bytes.strip_suffix(&[0])?.split(|byte| *byte == 0);
+    let count: usize = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
+    let arguments: Vec<OsString> = parts.map(|part| OsString::from_vec(part.to_vec())).collect();
+    (arguments.len() == count).then_some(arguments)
+}
+
+/// The shim, called as `PARENT DESCRIPTOR`: ties this process to its parent's life, waits for a command line on the
+/// descriptor, and becomes that program. Returns only when that failed or is not wanted, with the exit code to use.
 pub fn shim(mut arguments: impl Iterator<Item = OsString>) -> u8 {
-    let (Some(parent), Some(program)) = (arguments.next(), arguments.next()) else { return 2 };
-    let Some(parent) = parent.to_str().and_then(|text| text.parse().ok()) else { return 2 };
+    let mut number = || arguments.next()?.to_str()?.parse::<u32>().ok();
+    let (Some(parent), Some(descriptor)) = (number(), number()) else { return 2 };
     match crate::sys::child::die_with_parent(parent) {
         Ok(true) => {}
         // Nobody is there to tell.
         Ok(false) | Err(_) => return 1,
     }
+    let Ok(pipe) = std::fs::File::open(format!("/proc/self/fd/{descriptor}")) else { return 1 };
+    let Some(command) = receive_arguments(pipe) else { return 0 };
+    let Some((program, arguments)) = command.split_first() else { return 2 };
     #[expect(clippy::disallowed_methods, reason = "replaces this process; the supervisor started it")]
-    let error = Command::new(&program).args(arguments).exec();
+    let error = Command::new(program).args(arguments).exec();
     let mut stderr = io::stderr();
     let _nobody_reads = io::Write::write_fmt(
         &mut stderr,
-        format_args!("fansync: cannot run {}: {error}\n", std::path::Path::new(&program).display()),
+        format_args!("fansync: cannot run {}: {error}\n", std::path::Path::new(program).display()),
     );
     SHIM_NOT_RUN
 }
 
 /// Exit code of the shim when the program could not be run; rsync has no such code.
 pub const SHIM_NOT_RUN: u8 = 127;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_arrives_whole_or_not_at_all() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let arguments = ["-a".into(), "".into(), OsString::from_vec(b"\xff\n".to_vec())];
+        send_arguments(write, std::path::Path::new("rsync"), &arguments).unwrap();
+        let received = receive_arguments(std::fs::File::from(read)).unwrap();
+        assert_eq!(received[0], "rsync");
+        assert_eq!(received[1..], arguments);
+        let whole = b"2\0rsync\0-a\0";
+        for length in 0..whole.len() {
+            assert_eq!(receive_arguments(&whole[..length]), None, "cut at {length}");
+        }
+        assert!(receive_arguments(&whole[..]).is_some());
+    }
+}

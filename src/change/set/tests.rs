@@ -684,3 +684,31 @@ fn a_path_goes_at_once_then_waits_for_quiet_and_is_forgotten_when_cool() {
     assert_eq!(bench.take(ANY), None);
     assert_eq!(bench.set.remembered(), 0);
 }
+
+#[test]
+fn small_files_pass_a_listing_that_waits_for_a_large_one_and_large_ones_do_not() {
+    // A listing waited for a large file in its directory, an hour perhaps, and kept all small files in it waiting too.
+    let mut bench = Bench::new();
+    let large = |text: &str| Mark { large: true, ..point(text) };
+    bench.mark(&large("d/big"));
+    let hours = bench.take(LARGE).unwrap();
+    bench.mark(&point("d/old"));
+    bench.mark(&of(MarkKind::Listing, "d"));
+    let old = bench.take(LIVE).unwrap();
+    assert_eq!(names(&old), ["d/old"], "nor does it swallow what could pass");
+    bench.end(old.batch, Fate::Done);
+    for number in 0..3 {
+        bench.pass(SECOND);
+        bench.mark(&point(&format!("d/{number}")));
+        let draft = bench.take(LIVE).expect("a small file passes");
+        bench.end(draft.batch, Fate::Done);
+    }
+    bench.mark(&large("d/big2"));
+    bench.mark(&large("e/big3"));
+    let other = bench.take(LARGE).unwrap();
+    assert_eq!(names(&other), ["e/big3"], "d/big2 would keep the listing waiting for ever");
+    bench.end(hours.batch, Fate::Done);
+    assert_eq!(bench.taken(LIVE), ["d"]);
+    bench.mark(&point("d/9"));
+    assert_eq!(bench.take(LIVE), None);
+}

@@ -187,13 +187,15 @@ impl Weigh for Value {
         self.pending.is_none() && self.flight.is_none() && self.heat.is_none()
     }
 
-    fn weight(&self) -> [u32; 2] {
-        [u32::from(self.pending.is_some()), u32::from(self.flight.is_some())]
+    fn weight(&self) -> [u32; 3] {
+        let large = self.flight.as_ref().is_some_and(|flight| flight.large);
+        [u32::from(self.pending.is_some()), u32::from(self.flight.is_some()), u32::from(large)]
     }
 }
 
 const PENDING: usize = 0;
 const FLIGHT: usize = 1;
+const LARGE_FLIGHT: usize = 2;
 
 #[derive(Debug)]
 struct Batch {
@@ -374,12 +376,14 @@ impl ChangeSet {
         let covers = |distance, ancestor| {
             self.trie.value(ancestor).pending.as_ref().is_some_and(|pending| pending.covers(asks, distance == 0))
         };
-        ancestors.find(|(distance, ancestor)| covers(*distance, *ancestor)).map(|(_, ancestor)| ancestor)
+        let (_, above) = ancestors.find(|(distance, ancestor)| covers(*distance, *ancestor))?;
+        // What waits for a large file may wait for hours; what is new beneath it must not wait with it.
+        (!self.waits_for_large(above)).then_some(above)
     }
 
     /// Removes the pending marks that `mark` at `node` covers; what waits at `node` stands for them.
     fn clear_beneath(&mut self, node: NodeId, mark: &Mark, asks: &Asks) {
-        if self.trie.beneath(node)[PENDING] == 0 {
+        if self.trie.beneath(node)[PENDING] == 0 || (!mark.gone_directory && self.waits_for_large(node)) {
             return;
         }
         let candidates = match (mark.gone_directory, mark.kind) {
@@ -487,26 +491,39 @@ impl ChangeSet {
     }
 
     fn take_of(&mut self, now: Instant, priority: Priority, want: Want) -> Option<Draft> {
-        let due: Vec<NodeId> = self.queues[lane(priority, want.large)]
-            .iter()
-            .take_while(|turn| turn.0 <= now)
-            .take(CANDIDATES_MAX)
-            .map(|turn| turn.2)
-            .collect();
+        let due_of = |large| {
+            let queue = self.queues[lane(priority, large)].iter();
+            queue.take_while(|turn| turn.0 <= now).take(CANDIDATES_MAX).map(move |turn| (*turn, large))
+        };
+        let mut due: Vec<(Turn, bool)> = due_of(want.large).collect();
+        if want.large {
+            // A large file must not get before an older mark above it that waits for the large file under way.
+            due.extend(due_of(false));
+            due.sort_unstable();
+        }
         let mut taken: Vec<NodeId> = Vec::new();
         let mut shape: Option<(Class, std::mem::Discriminant<Content>)> = None;
         let mut marks_max = want.marks_max;
-        for node in due {
+        for ((_, _, node), large) in due {
             if taken.len() >= marks_max {
                 break;
             }
             let pending = self.trie.value(node).pending.as_ref().expect("a turn belongs to a pending mark");
             let (kind, company_max, theirs) = (pending.kind, self.company_max(pending.company), pending.shape());
+            if large != want.large {
+                if self.is_blocked(node, kind) {
+                    self.reserve(node, kind);
+                }
+                continue;
+            }
             if shape.is_some_and(|shape| shape != theirs) || taken.len() >= company_max {
                 continue;
             }
             if self.is_blocked(node, kind) {
-                self.reserve(node, kind);
+                // A large file may take hours: meanwhile small ones pass.
+                if want.large || !self.waits_for_large(node) {
+                    self.reserve(node, kind);
+                }
                 continue;
             }
             shape = Some(theirs);
@@ -533,6 +550,14 @@ impl ChangeSet {
             value.reserved == self.epoch
                 || value.flight.as_ref().is_some_and(|flight| flight.kind != MarkKind::Attributes)
         })
+    }
+
+    /// Whether a large file under way is among what stands in the way.
+    fn waits_for_large(&self, node: NodeId) -> bool {
+        self.trie.beneath(node)[LARGE_FLIGHT] > 0
+            || std::iter::once(node)
+                .chain(self.trie.ancestors(node))
+                .any(|at| self.trie.value(at).flight.as_ref().is_some_and(|flight| flight.large))
     }
 
     /// Keeps younger marks beneath from overtaking a blocked one for ever.

@@ -1,7 +1,7 @@
 //! The path trie under a change set: nodes by (parent, name), values on nodes, counts of what lies beneath.
 //!
 //! Invariant: a node without a value has a child; `beneath` of a node is the sum over its children of their own
-//! weight and theirs, for each of the two counters.
+//! weight and theirs, for each of the counters.
 
 use hashbrown::HashTable;
 use std::hash::BuildHasher as _;
@@ -25,15 +25,15 @@ struct Node<T> {
     previous: u32,
     name: Box<[u8]>,
     value: T,
-    beneath: [u32; 2],
+    beneath: [u32; 3],
 }
 
-/// What a value weighs in the two counters of its ancestors.
+/// What a value weighs in the counters of its ancestors.
 pub(super) trait Weigh {
     /// Nothing is known at this path: the node may go.
     fn is_empty(&self) -> bool;
     /// The counters.
-    fn weight(&self) -> [u32; 2];
+    fn weight(&self) -> [u32; 3];
 }
 
 /// The trie.
@@ -55,7 +55,7 @@ impl<T: Default + Weigh> Trie<T> {
             previous: NONE,
             name: Box::default(),
             value: T::default(),
-            beneath: [0; 2],
+            beneath: [0; 3],
         };
         Self {
             nodes: vec![root],
@@ -109,7 +109,7 @@ impl<T: Default + Weigh> Trie<T> {
             previous: NONE,
             name: name.into(),
             value: T::default(),
-            beneath: [0; 2],
+            beneath: [0; 3],
         };
         let id = match self.free.pop() {
             Some(id) => {
@@ -175,7 +175,7 @@ impl<T: Default + Weigh> Trie<T> {
             let mut at = self.nodes[node.0 as usize].parent;
             while at != NONE {
                 let here = &mut self.nodes[at as usize];
-                for counter in 0..2 {
+                for counter in 0..3 {
                     here.beneath[counter] = here.beneath[counter] + after[counter] - before[counter];
                 }
                 at = here.parent;
@@ -185,7 +185,7 @@ impl<T: Default + Weigh> Trie<T> {
     }
 
     /// The counters of what lies strictly beneath.
-    pub(super) fn beneath(&self, node: NodeId) -> [u32; 2] {
+    pub(super) fn beneath(&self, node: NodeId) -> [u32; 3] {
         self.nodes[node.0 as usize].beneath
     }
 

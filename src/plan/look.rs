@@ -89,3 +89,63 @@ impl<'a> Looker<'a> {
         Look::ParentMissing(parent.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_look_never_passes_a_symlink_and_names_the_topmost_ancestor_in_the_way() {
+        let tree = tempfile::tempdir().unwrap();
+        let at = |name: &str| tree.path().join(name);
+        fs::create_dir_all(at("d/e")).unwrap();
+        fs::write(at("d/e/file"), "abc").unwrap();
+        symlink("d", at("link")).unwrap();
+        symlink("nowhere", at("d/dangling")).unwrap();
+        let root = files::open_root(tree.path()).unwrap();
+        let mut looker = Looker::new(root.as_fd());
+        let path = |text: &str| RelPath::parse(text.as_bytes()).unwrap();
+        let mut check = |text: &str, expected: Result<EntryType, Look>| {
+            let look = match looker.look(&path(text)) {
+                Look::Present(status) => Ok(status.entry_type),
+                other => Err(other),
+            };
+            assert_eq!(look, expected, "{text}");
+        };
+        // Twice, so that each look meets the parent that another one left open.
+        for _round in 0..2 {
+            check("", Ok(EntryType::Directory));
+            check("d", Ok(EntryType::Directory));
+            check("d/e/file", Ok(EntryType::File));
+            check("link", Ok(EntryType::Symlink));
+            check("d/dangling", Ok(EntryType::Symlink));
+            check("d/e/none", Err(Look::Absent));
+            check("none", Err(Look::Absent));
+            check("link/e", Err(Look::ParentIsNoDirectory(path("link"))));
+            check("link/e/file", Err(Look::ParentIsNoDirectory(path("link"))));
+            check("d/dangling/x", Err(Look::ParentIsNoDirectory(path("d/dangling"))));
+            check("d/e/file/x/y", Err(Look::ParentIsNoDirectory(path("d/e/file"))));
+            check("d/none/x", Err(Look::ParentMissing(path("d/none"))));
+            check("d/none/x/y/z", Err(Look::ParentMissing(path("d/none"))));
+            check("none/x/y", Err(Look::ParentMissing(path("none"))));
+        }
+    }
+
+    #[test]
+    fn a_path_that_rsync_would_cut_is_too_long() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = files::open_root(tree.path()).unwrap();
+        let mut looker = Looker::new(root.as_fd());
+        let long = |bytes: usize| {
+            let text: String = "abcdefg/".chars().cycle().take(bytes).collect();
+            RelPath::parse(text.as_bytes()).unwrap()
+        };
+        assert_eq!(looker.look(&long(ENTRY_MAX + 1)), Look::TooLong);
+        let topmost = RelPath::parse(b"abcdefg").unwrap();
+        assert_eq!(looker.look(&long(ENTRY_MAX)), Look::ParentMissing(topmost));
+    }
+}

@@ -5,7 +5,7 @@ use crate::path::RelPath;
 use crate::plan::links::Siblings;
 use crate::plan::look::Look;
 use crate::plan::survey::Survey;
-use crate::sys::files::EntryType;
+use crate::sys::files::{EntryType, Status};
 
 /// What was seen at one path of a draft.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,6 +159,10 @@ impl Planner<'_> {
             Look::Present(status) => match (mark.kind, status.entry_type) {
                 // The directory is gone and something else has its name: that has a mark of its own.
                 (MarkKind::Attributes, EntryType::File | EntryType::Symlink | EntryType::Special) => {}
+                // Its plain entry would be a listing of the root to rsync.
+                (MarkKind::Attributes | MarkKind::Point, EntryType::Directory) if mark.path.is_root() => {
+                    self.root_attributes = true;
+                }
                 (MarkKind::Attributes, EntryType::Directory) => {
                     self.compare.push((mark.path.clone(), EntryKind::Plain))
                 }
@@ -166,8 +170,7 @@ impl Planner<'_> {
                 (MarkKind::Subtree, EntryType::Directory) => self.wide(mark, sighting, EntryKind::Plain),
                 (MarkKind::Point, _)
                 | (MarkKind::Listing | MarkKind::Subtree, EntryType::File | EntryType::Symlink | EntryType::Special) => {
-                    let size = if status.entry_type == EntryType::File { status.size } else { 0 };
-                    self.point(mark, size, status.entry_type);
+                    self.point(mark, status);
                 }
             },
             Look::Absent if mark.kind == MarkKind::Attributes => {}
@@ -220,7 +223,11 @@ impl Planner<'_> {
         }
     }
 
-    fn point(&mut self, mark: &DraftMark, size: u64, entry_type: EntryType) {
+    /// A point, or a listing or subtree whose path is no directory any more: then the run of points that follows the
+    /// wide one has it, as it may be large, and what changed since is sent whatever size and mtime say.
+    fn point(&mut self, mark: &DraftMark, status: &Status) {
+        let is_file = status.entry_type == EntryType::File;
+        let size = if is_file { status.size } else { 0 };
         if size > self.options.large && !self.draft.large {
             self.plan.large.push(mark.path.clone());
             return;
@@ -231,12 +238,12 @@ impl Planner<'_> {
         }
         self.plan.bytes += size;
         let plain = (mark.path.clone(), EntryKind::Plain);
-        if self.draft.class != Class::Points {
-            // A listing or a subtree whose path is no directory any more.
-            self.wide.push(plain);
-            return;
-        }
-        let resend = mark.content != Content::Compare && entry_type == EntryType::File;
+        let resend = is_file
+            && match mark.content {
+                Content::Compare => false,
+                Content::Since(since) => status.changed >= since,
+                Content::Resend => true,
+            };
         self.largest[usize::from(resend)] = self.largest[usize::from(resend)].max(size);
         if resend { self.resend.push(plain) } else { self.compare.push(plain) }
     }
@@ -317,3 +324,6 @@ impl Planner<'_> {
         self.plan
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,3 +167,116 @@ pub fn search_links(
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const LIMITS: SurveyLimits =
+        SurveyLimits { entries_max: 1_000, bytes_max: 1_000_000, large: 100, since: None, device: None };
+
+    fn path(text: &str) -> RelPath {
+        RelPath::parse(text.as_bytes()).unwrap()
+    }
+
+    struct Tree {
+        directory: tempfile::TempDir,
+        root: std::os::fd::OwnedFd,
+    }
+
+    impl Tree {
+        /// Makes each file with so many bytes.
+        fn new(files: &[(&str, usize)]) -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            for (name, bytes) in files {
+                let file = directory.path().join(name);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, vec![b'x'; *bytes]).unwrap();
+            }
+            let root = files::open_root(directory.path()).unwrap();
+            Self { directory, root }
+        }
+
+        fn survey(&self, text: &str, recurse: bool, limits: &SurveyLimits) -> Survey {
+            let filter = Filter::new(&["- *.tmp"], false).unwrap();
+            let mut survey = survey(self.root.as_fd(), &path(text), recurse, &filter, limits).unwrap();
+            survey.children.sort();
+            survey.large.sort();
+            survey.changed.sort();
+            survey
+        }
+
+        fn link(&self, from: &str, to: &str) {
+            fs::hard_link(self.directory.path().join(from), self.directory.path().join(to)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_survey_counts_one_level_or_all_and_leaves_out_what_is_excluded() {
+        let tree = Tree::new(&[("d/a", 10), ("d/big", 101), ("d/x.tmp", 50), ("d/e/b", 20), ("d/e/f/c", 30), ("o", 1)]);
+        let level = tree.survey("d", false, &LIMITS);
+        assert_eq!((level.entries, level.directories, level.bytes), (3, 1, 10));
+        assert_eq!((level.large, level.children), (vec![path("d/big")], vec![path("d/e")]));
+        let all = tree.survey("d", true, &LIMITS);
+        assert_eq!((all.entries, all.directories, all.bytes), (6, 3, 60));
+        assert_eq!((all.children, all.too_big), (vec![path("d/e")], false));
+        assert!(survey(tree.root.as_fd(), &path("none"), true, &Filter::none(), &LIMITS).is_err());
+        assert!(survey(tree.root.as_fd(), &path("o"), true, &Filter::none(), &LIMITS).is_err());
+    }
+
+    #[test]
+    fn a_subtree_that_is_too_big_still_names_all_its_children() {
+        let files: Vec<(String, usize)> =
+            (0..20).flat_map(|number| [(format!("d/{number}/a"), 10), (format!("d/{number}/e/b"), 10)]).collect();
+        let files: Vec<(&str, usize)> = files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+        let tree = Tree::new(&files);
+        for limits in [
+            SurveyLimits { entries_max: 5, ..LIMITS },
+            SurveyLimits { entries_max: 30, ..LIMITS },
+            SurveyLimits { bytes_max: 50, ..LIMITS },
+        ] {
+            let survey = tree.survey("d", true, &limits);
+            assert_eq!((survey.too_big, survey.children.len()), (true, 20), "{limits:?}");
+            assert!(!tree.survey("d", false, &limits).too_big, "one level cannot be split");
+        }
+        let flat = Tree::new(&[("d/a", 1), ("d/b", 1), ("d/c", 1)]);
+        let limits = SurveyLimits { entries_max: 2, ..LIMITS };
+        assert!(!flat.survey("d", true, &limits).too_big, "there is nothing to split it into");
+    }
+
+    #[test]
+    fn a_survey_names_what_changed_since_and_what_has_other_names() {
+        let tree = Tree::new(&[("d/a", 10), ("d/e/b", 10), ("d/big", 101)]);
+        tree.link("d/a", "other");
+        let since = |time| SurveyLimits { since: Some(time), ..LIMITS };
+        let all = tree.survey("d", true, &since(WallTime(0)));
+        assert_eq!(all.changed, [path("d/a"), path("d/e/b")], "a large one has a mark of its own");
+        assert_eq!(all.linked.len(), 1);
+        assert_eq!((&all.linked[0].path, all.linked[0].links), (&path("d/a"), 2));
+        assert_eq!(tree.survey("d", true, &since(WallTime(i64::MAX))).changed, []);
+    }
+
+    #[test]
+    fn a_search_finds_every_name_of_the_wanted_inodes_that_is_not_excluded() {
+        let tree = Tree::new(&[("d/a", 1), ("b", 1), ("e/f/c", 1), ("no/x", 1)]);
+        tree.link("d/a", "e/f/a2");
+        tree.link("d/a", "a3");
+        tree.link("d/a", "no/a4");
+        let identity = files::status_at(tree.root.as_fd(), b"a3").unwrap().identity;
+        let filter = Filter::new(&["- /no/"], false).unwrap();
+        let wanted = HashMap::from([(identity, 4)]);
+        let search = |device, go_on: &dyn Fn() -> bool| {
+            let found = search_links(tree.root.as_fd(), device, &filter, &wanted, go_on);
+            assert!(found.iter().all(|found| found.identity == identity && found.links == 4));
+            let mut names: Vec<RelPath> = found.into_iter().map(|found| found.path).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(search(None, &|| true), [path("a3"), path("d/a"), path("e/f/a2")]);
+        assert_eq!(search(Some(identity.device), &|| true).len(), 3);
+        assert_eq!(search(Some(identity.device + 1), &|| true), []);
+        assert_eq!(search(None, &|| false), []);
+    }
+}

@@ -331,3 +331,384 @@ fn marks_that_are_acquitted_go_in_large_batches_again() {
     bench.pass(SECOND);
     assert_eq!(bench.take(LIVE).unwrap().marks.len(), 4);
 }
+
+#[test]
+fn two_marks_of_one_path_become_one_that_asks_for_both() {
+    use MarkKind::{Attributes, Listing, Point, Subtree};
+    let back = Content::Since(wall_after(Duration::ZERO));
+    for older in [Attributes, Point, Listing, Subtree] {
+        for newer in [Attributes, Point, Listing, Subtree] {
+            for old_content in [Content::Compare, back, Content::Resend] {
+                for new_content in [Content::Compare, back, Content::Resend] {
+                    for (one, two) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                        let priorities = [Priority::Live, Priority::Background];
+                        let mut bench = Bench::new();
+                        bench.mark(&of(older, "d").content(old_content).priority(priorities[one]));
+                        bench.mark(&of(newer, "d").content(new_content).priority(priorities[two]));
+                        let expected = ("d".to_owned(), older.max(newer), old_content.join(new_content));
+                        assert_eq!(bench.pending(), [expected]);
+                        assert_eq!(bench.pending_at("d").unwrap().priority, priorities[one.min(two)]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mark_above_swallows_exactly_what_it_does_itself() {
+    use MarkKind::{Attributes, Listing, Point, Subtree};
+    let kinds = [Attributes, Point, Listing, Subtree];
+    let early = Content::Since(WallTime(0));
+    let late = Content::Since(WallTime(WALL));
+    let contents = [Content::Compare, late, early, Content::Resend];
+    // Rank by how much of it there is; a write seen now is older than `late`'s look back, and `early` reaches it.
+    let does = |above: Content, beneath: Content| match (above, beneath) {
+        (Content::Resend, _) | (_, Content::Compare) => true,
+        (Content::Compare, _) => false,
+        (mine, Content::Resend) => mine == early,
+        (mine, theirs) => mine == early || mine == theirs,
+    };
+    let mut checked = 0;
+    for (beneath, direct) in [("d/x", true), ("d/e/x", false)] {
+        for above in kinds {
+            for below in kinds {
+                for above_content in contents {
+                    for below_content in contents {
+                        for (above_priority, below_priority) in [
+                            (Priority::Live, Priority::Live),
+                            (Priority::Live, Priority::Background),
+                            (Priority::Background, Priority::Live),
+                            (Priority::Background, Priority::Background),
+                        ] {
+                            let reaches = above == Subtree || (above == Listing && direct && below <= Point);
+                            let swallows =
+                                reaches && does(above_content, below_content) && above_priority <= below_priority;
+                            let above = of(above, "d").content(above_content).priority(above_priority);
+                            let below = of(below, beneath).content(below_content).priority(below_priority);
+                            let expected: &[&str] = if swallows { &["d"] } else { &["d", beneath] };
+                            for order in [[&above, &below], [&below, &above]] {
+                                let mut bench = Bench::new();
+                                bench.mark(order[0]);
+                                bench.mark(order[1]);
+                                assert_eq!(bench.pending_names(), expected, "{order:?}");
+                                checked += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(checked, 2 * 4 * 4 * 4 * 4 * 4 * 2);
+}
+
+#[test]
+fn a_directory_that_is_gone_swallows_whatever_was_marked_beneath_it() {
+    use MarkKind::{Attributes, Listing, Point, Subtree};
+    for kind in [Attributes, Point, Listing, Subtree] {
+        for content in [Content::Compare, Content::Resend] {
+            for text in ["d/x", "d/e/x"] {
+                let mut bench = Bench::new();
+                bench.mark(&of(kind, text).content(content));
+                bench.mark(&point("da"));
+                bench.mark(&gone("d"));
+                assert_eq!(bench.pending_names(), ["d", "da"], "{kind:?} {text}");
+                bench.mark(&of(kind, text));
+                assert_eq!(bench.pending_names(), ["d", text, "da"], "what comes later is its own");
+            }
+        }
+    }
+    let mut bench = Bench::new();
+    bench.mark(&point("d/x"));
+    bench.mark(&point("d"));
+    assert_eq!(bench.pending_names(), ["d", "d/x"], "a point alone swallows nothing");
+}
+
+#[test]
+fn a_mark_that_failed_does_not_make_new_ones_wait_with_it() {
+    let mut bench = Bench::new();
+    bench.mark(&of(MarkKind::Subtree, "d"));
+    let draft = bench.take(LIVE).unwrap();
+    let not_before = bench.now().instant + 60 * SECOND;
+    bench.end(draft.batch, Fate::Retry { not_before, alone: false });
+    bench.mark(&point("d/x"));
+    assert_eq!(bench.taken(LIVE), ["d/x"]);
+    assert_eq!(bench.pending_names(), ["d"]);
+}
+
+#[test]
+fn what_is_in_flight_keeps_others_off_its_path_above_it_and_beneath_it() {
+    use MarkKind::{Attributes, Listing, Point, Subtree};
+    let kinds = [Attributes, Point, Listing, Subtree];
+    for flying in kinds {
+        for other in kinds {
+            for (text, waits) in [
+                ("d/e", true),
+                // Attributes beneath a mark of attributes, and the other way round, touch different names.
+                ("d", other != Attributes),
+                ("d/e/x", flying != Attributes),
+                ("", other != Attributes),
+                ("d/e/x/y", flying != Attributes),
+                ("d/ea", false),
+                ("f", false),
+            ] {
+                let mut bench = Bench::new();
+                bench.mark(&of(flying, "d/e"));
+                let draft = bench.take(LIVE).unwrap();
+                bench.mark(&of(other, text));
+                assert_eq!(bench.take(LIVE).is_none(), waits, "{other:?} at {text:?} beside {flying:?}");
+                bench.end(draft.batch, Fate::Done);
+                bench.pass(SECOND);
+                assert_eq!(bench.take(LIVE).is_some(), waits, "{other:?} at {text:?} after {flying:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_event_on_a_path_in_flight_is_sent_after_it() {
+    let mut bench = Bench::new();
+    bench.mark(&point("a").content(Content::Resend));
+    let first = bench.take(LIVE).unwrap();
+    bench.pass(SECOND);
+    bench.mark(&point("a"));
+    assert_eq!(bench.take(LIVE), None);
+    let tally = bench.end(first.batch, Fate::Done);
+    assert_eq!(tally, Tally { done_live: vec![bench.start], done_background: 0, returned: 0 });
+    let second = bench.take(LIVE).unwrap();
+    assert_eq!(second.marks[0].content, Content::Compare, "the write went with the first");
+    bench.end(second.batch, Fate::Again { large: false });
+    bench.pass(SECOND);
+    bench.mark(&point("a").content(Content::Resend));
+    assert_eq!(bench.pending(), [("a".to_owned(), MarkKind::Point, Content::Resend)]);
+}
+
+#[test]
+fn a_blocked_mark_is_not_overtaken_for_ever_from_beneath() {
+    let mut bench = Bench::new();
+    bench.mark(&point("d/0"));
+    let mut flying = bench.take(LIVE).unwrap();
+    bench.mark(&of(MarkKind::Listing, "d"));
+    bench.mark(&of(MarkKind::Subtree, "d/e"));
+    for number in 1..5 {
+        bench.mark(&point(&format!("d/e/x/{number}")));
+        assert_eq!(bench.take(LIVE), None, "the listing waits for what is in flight, and nothing passes it");
+        bench.pass(MS);
+    }
+    bench.mark(&point("f"));
+    assert_eq!(bench.taken(LIVE), ["f"], "elsewhere things go on");
+    bench.end(flying.batch, Fate::Done);
+    flying = bench.take(LIVE).unwrap();
+    assert_eq!((names(&flying), flying.class), (vec!["d".to_owned()], Class::Listing));
+}
+
+#[test]
+fn each_fate_says_when_and_where_a_mark_goes_next() {
+    let check = |fate: &dyn Fn(Instant) -> Fate, attempts: u32, large: bool, after: Duration| {
+        let mut bench = Bench::new();
+        bench.mark(&point("a").content(Content::Resend));
+        bench.pass(5 * SECOND);
+        let draft = bench.take(LIVE).unwrap();
+        let fate = fate(bench.now().instant);
+        let tally = bench.end(draft.batch, fate);
+        assert_eq!((tally.returned, bench.set.batches()), (1, 0));
+        let want = if large { LARGE } else { LIVE };
+        if after > Duration::ZERO {
+            bench.pass(after - MS);
+            assert_eq!(bench.take(want), None, "{fate:?}");
+            assert_eq!(bench.set.next_due(bench.now().instant), Some(bench.now().instant + MS));
+            bench.pass(MS);
+        }
+        let draft = bench.take(want).unwrap();
+        assert_eq!((draft.marks[0].attempts, draft.large), (attempts, large), "{fate:?}");
+        assert_eq!(draft.marks[0].content, Content::Resend);
+        assert_eq!(bench.set.failures(&path("a")), attempts);
+        assert_eq!(bench.end(draft.batch, Fate::Done).done_live, [bench.start], "its age is that of its first event");
+    };
+    check(&|_| Fate::Again { large: false }, 0, false, Duration::ZERO);
+    check(&|_| Fate::Again { large: true }, 0, true, Duration::ZERO);
+    check(&|_| Fate::Split, 0, false, Duration::ZERO);
+    check(&|now| Fate::Retry { not_before: now + SECOND, alone: false }, 1, false, SECOND);
+    check(&|now| Fate::Retry { not_before: now + 600 * SECOND, alone: true }, 1, false, 600 * SECOND);
+}
+
+#[test]
+fn released_paths_leave_their_batch_and_go_again() {
+    let mut bench = Bench::new();
+    for name in ["a", "b", "c"] {
+        bench.mark(&point(name));
+    }
+    bench.pass(SECOND);
+    let draft = bench.take(LIVE).unwrap();
+    let now = bench.now();
+    bench.set.release(now, draft.batch, &[path("a"), path("nowhere")], true);
+    bench.set.release(now, draft.batch, &[path("b")], false);
+    bench.set.release(now, BatchId(0), &[path("c")], false);
+    assert_eq!(bench.set.marks_in(draft.batch), 1);
+    assert_eq!(bench.taken(LARGE), ["a"]);
+    assert_eq!(bench.taken(LIVE), ["b"]);
+    assert_eq!(bench.end(draft.batch, Fate::Done).done_live.len(), 1);
+    assert_eq!(bench.end(draft.batch, Fate::Done), Tally::default(), "an unknown batch does nothing");
+}
+
+#[test]
+fn a_path_that_shall_be_alone_is() {
+    let mut bench = Bench::new();
+    for name in ["a", "b"] {
+        bench.mark(&point(name));
+    }
+    bench.pass(SECOND);
+    let draft = bench.take(Want { marks_max: 1, ..LIVE }).unwrap();
+    let not_before = bench.now().instant;
+    bench.end(draft.batch, Fate::Retry { not_before, alone: true });
+    bench.mark(&point("c"));
+    bench.pass(SECOND);
+    let mut drafts = [bench.taken(LIVE), bench.taken(LIVE), bench.taken(LIVE)];
+    drafts.sort();
+    assert_eq!(drafts, [vec![], names(&draft), vec!["b".to_owned(), "c".to_owned()]]);
+}
+
+#[test]
+fn drafts_hold_one_class_and_one_rule_of_content_for_wide_marks() {
+    let mut bench = Bench::new();
+    bench.mark(&of(MarkKind::Attributes, "a"));
+    bench.mark(&point("b").content(Content::Resend));
+    bench.mark(&of(MarkKind::Listing, "c"));
+    bench.mark(&of(MarkKind::Listing, "d").content(Content::Resend));
+    bench.mark(&of(MarkKind::Subtree, "e"));
+    bench.mark(&of(MarkKind::Subtree, "f").content(Content::Since(WallTime(1))));
+    bench.mark(&of(MarkKind::Subtree, "g").content(Content::Since(WallTime(2))));
+    let mut drafts = Vec::new();
+    while let Some(draft) = bench.take(LIVE) {
+        drafts.push(names(&draft).join(" "));
+    }
+    assert_eq!(drafts, ["a b", "c", "d", "e", "f g"]);
+}
+
+#[test]
+fn live_marks_go_before_background_ones_and_background_only_when_asked_for() {
+    let mut bench = Bench::new();
+    bench.mark(&point("a").priority(Priority::Background));
+    bench.pass(SECOND);
+    bench.mark(&point("b"));
+    assert_eq!(bench.set.background(), 1);
+    assert_eq!(bench.taken(ANY), ["b"]);
+    assert_eq!(bench.taken(LIVE), [""; 0]);
+    let draft = bench.take(ANY).unwrap();
+    assert_eq!((names(&draft), bench.set.background()), (vec!["a".to_owned()], 1));
+    assert_eq!(bench.end(draft.batch, Fate::Done).done_background, 1);
+    assert_eq!(bench.set.background(), 0);
+}
+
+#[test]
+fn widening_keeps_the_bound_loses_nothing_and_ends_at_the_root() {
+    let check = |marks_max: usize, texts: &[&str], expected: &[(&str, MarkKind)]| {
+        let mut bench = Bench::bounded(marks_max);
+        for text in texts {
+            bench.mark(&point(text).content(Content::Resend));
+            bench.pass(SECOND);
+        }
+        let pending = bench.pending();
+        let kinds: Vec<(&str, MarkKind)> = pending.iter().map(|(name, kind, _)| (name.as_str(), *kind)).collect();
+        assert_eq!(kinds, expected);
+        for (name, kind, content) in &pending {
+            if *kind > MarkKind::Point {
+                let beneath = |text: &&&str| name == "." || text.starts_with(name.as_str());
+                let first = texts.iter().position(|text| beneath(&text)).unwrap();
+                assert_eq!(*content, since(SECOND * u32::try_from(first).unwrap()), "{name}");
+            }
+        }
+    };
+    use MarkKind::{Listing, Point, Subtree};
+    check(4, &["a/1", "a/2", "b/1", "b/2"], &[("a/1", Point), ("a/2", Point), ("b/1", Point), ("b/2", Point)]);
+    check(4, &["a/1", "a/2", "b/1", "b/2", "b/3"], &[("a", Listing), ("b", Listing)]);
+    check(4, &["a/1", "b/1", "c/x/1", "c/y/1", "d/1"], &[(".", Subtree)]);
+    check(4, &["a/1", "a/b/x/1", "a/b/y/1", "a/b/x/z/1", "c/1"], &[("a", Subtree), ("c", Subtree)]);
+    check(2, &["a", "b", "c"], &[(".", Listing)]);
+    check(1, &["a/x/1", "b/y/2"], &[(".", Subtree)]);
+}
+
+#[test]
+fn a_parent_that_changed_between_two_overlapping_batches_is_marked_again() {
+    let check = |change: Option<&Mark>, stale: bool| {
+        let mut bench = Bench::new();
+        bench.mark(&point("d/e/a"));
+        let first = bench.take(LIVE).unwrap();
+        if let Some(change) = change {
+            bench.mark(change);
+        }
+        let second = bench.take(LIVE);
+        second.map(|second| bench.end(second.batch, Fate::Done));
+        bench.end(first.batch, Fate::Done);
+        let expected: &[(String, MarkKind, Content)] =
+            if stale { &[("d".to_owned(), MarkKind::Attributes, Content::Compare)] } else { &[] };
+        assert_eq!(bench.pending(), expected, "{change:?}");
+    };
+    check(None, false);
+    check(Some(&point("d/b")), false);
+    check(Some(&Mark { changes_names: true, ..point("d/b") }), true);
+    check(Some(&Mark { changes_names: true, ..point("f/b") }), false);
+    check(Some(&of(MarkKind::Attributes, "d")), true);
+}
+
+#[test]
+fn a_new_name_in_the_root_marks_the_roots_own_times() {
+    let mut bench = Bench::new();
+    bench.mark(&Mark { changes_names: true, ..point("a") });
+    assert_eq!(bench.pending_names(), [".", "a"]);
+    let mut bench = Bench::new();
+    bench.mark(&Mark { changes_names: true, ..point("d/a") });
+    bench.mark(&point("b"));
+    assert_eq!(bench.pending_names(), ["b", "d/a"]);
+}
+
+#[test]
+fn a_path_goes_at_once_then_waits_for_quiet_and_is_forgotten_when_cool() {
+    let mut bench = Bench::new();
+    bench.mark(&point("d/a"));
+    let draft = bench.take(LIVE).unwrap();
+    bench.end(draft.batch, Fate::Done);
+    assert_eq!((bench.set.is_clean(), bench.set.remembered()), (true, 2), "its heat is remembered");
+    bench.pass(50 * MS);
+    bench.mark(&point("d/a"));
+    assert_eq!(bench.take(LIVE), None);
+    assert_eq!(bench.set.next_due(bench.now().instant), Some(bench.now().instant + 200 * MS));
+    bench.pass(200 * MS);
+    let draft = bench.take(LIVE).unwrap();
+    bench.end(draft.batch, Fate::Done);
+    bench.mark(&point("e").stage(Stage::Writing));
+    bench.pass(2 * SECOND);
+    bench.settle();
+    bench.pass(60 * SECOND);
+    assert_eq!(bench.take(ANY), None);
+    assert_eq!(bench.set.remembered(), 0);
+}
+
+#[test]
+fn small_files_pass_a_listing_that_waits_for_a_large_one_and_large_ones_do_not() {
+    // A listing waited for a large file in its directory, an hour perhaps, and kept all small files in it waiting too.
+    let mut bench = Bench::new();
+    let large = |text: &str| Mark { large: true, ..point(text) };
+    bench.mark(&large("d/big"));
+    let hours = bench.take(LARGE).unwrap();
+    bench.mark(&point("d/old"));
+    bench.mark(&of(MarkKind::Listing, "d"));
+    let old = bench.take(LIVE).unwrap();
+    assert_eq!(names(&old), ["d/old"], "nor does it swallow what could pass");
+    bench.end(old.batch, Fate::Done);
+    for number in 0..3 {
+        bench.pass(SECOND);
+        bench.mark(&point(&format!("d/{number}")));
+        let draft = bench.take(LIVE).expect("a small file passes");
+        bench.end(draft.batch, Fate::Done);
+    }
+    bench.mark(&large("d/big2"));
+    bench.mark(&large("e/big3"));
+    let other = bench.take(LARGE).unwrap();
+    assert_eq!(names(&other), ["e/big3"], "d/big2 would keep the listing waiting for ever");
+    bench.end(hours.batch, Fate::Done);
+    assert_eq!(bench.taken(LIVE), ["d"]);
+    bench.mark(&point("d/9"));
+    assert_eq!(bench.take(LIVE), None);
+}

@@ -11,17 +11,6 @@ package_of() {
     esac
 }
 
-# As root without sudo, as anybody else with it.
-as_root() {
-    if [ "$(id -u)" -eq 0 ]; then
-        "$@"
-    elif command -v sudo >/dev/null; then
-        sudo "$@"
-    else
-        echo "install-test-tools: neither root nor sudo: please install: ${packages[*]}" >&2
-        exit 1
-    fi
-}
 
 [ $# -gt 0 ] || set -- rsync
 tools=() packages=()
@@ -32,6 +21,13 @@ for tool in "$@"; do
 done
 [ ${#tools[@]} -gt 0 ] || exit 0
 
+# As root without sudo, as anybody else with it.
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null || { echo "install-test-tools: neither root nor sudo: please install ${packages[*]}" >&2; exit 1; }
+    as_root=(sudo)
+fi
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # Quiet unless it fails.
@@ -41,14 +37,14 @@ quietly() {
 
 if command -v apt-get >/dev/null; then
     echo "install-test-tools: installing ${packages[*]} with apt-get"
-    quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q
-    quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
+    quietly "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q
+    quietly "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${packages[@]}"
 elif command -v dnf >/dev/null; then
     echo "install-test-tools: installing ${packages[*]} with dnf"
-    quietly as_root dnf install -q -y "${packages[@]}"
+    quietly "${as_root[@]}" dnf install -q -y "${packages[@]}"
 elif command -v apk >/dev/null; then
     echo "install-test-tools: installing ${packages[*]} with apk"
-    quietly as_root apk add -q "${packages[@]}"
+    quietly "${as_root[@]}" apk add -q "${packages[@]}"
 else
     echo "install-test-tools: none of apt-get, dnf and apk: please install ${packages[*]}" >&2
     exit 1

@@ -72,7 +72,7 @@ pub enum Peer {
     All,
 }
 
-/// The arguments of `fansync bench`.
+/// Measures how soon changes are on the target, beside one rsync of the same files and, if asked, other tools
 #[derive(Debug, Clone, clap::Args)]
 pub struct BenchArguments {
     /// What is written; without it all three, one after the other

@@ -32,7 +32,7 @@ const EMPTY_MAX: Duration = Duration::from_secs(20);
 const CALM: Duration = Duration::from_millis(1200);
 
 /// Until it is calm; after that the run begins all the same.
-const CALM_MAX: Duration = Duration::from_secs(10);
+const CALM_MAX: Duration = Duration::from_secs(3);
 
 /// In the agent's log when all watches are in place.
 const LIVE: &str = "live: ";

@@ -45,6 +45,10 @@ const CTIME_SLACK: Duration = Duration::from_secs(120);
 /// Candidates looked at in one `take`. Why: bounds the time when many are blocked by one batch in flight.
 const CANDIDATES_MAX: usize = 20_000;
 
+/// How long live marks may overtake a background mark above them. Unit: time. Why 10 s: long beside any burst, short
+/// beside a recovery that nobody should wait for in vain.
+const BACKGROUND_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Which kind of rsync run a draft becomes. The kinds never mix in one run (notes/rsync.md 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -486,8 +490,31 @@ impl ChangeSet {
     pub fn take(&mut self, now: Instant, want: Want) -> Option<Draft> {
         self.cool(now);
         self.epoch += 1;
+        if self.is_background_overdue(now) && !want.large {
+            if want.background
+                && let Some(draft) = self.take_of(now, Priority::Background, want)
+            {
+                return Some(draft);
+            }
+            self.reserve_overdue();
+        }
         let priorities = if want.background { &[Priority::Live, Priority::Background][..] } else { &[Priority::Live] };
         priorities.iter().find_map(|priority| self.take_of(now, *priority, want))
+    }
+
+    /// A background mark needs a moment without a live batch beneath it, which steady load may never leave. Once it
+    /// has waited long enough it goes first, and the live marks beneath it wait for it.
+    fn is_background_overdue(&self, now: Instant) -> bool {
+        let first = self.queues[lane(Priority::Background, false)].first();
+        first.is_some_and(|turn| now.saturating_duration_since(turn.0) >= BACKGROUND_PATIENCE)
+    }
+
+    fn reserve_overdue(&mut self) {
+        let Some((_, _, node)) = self.queues[lane(Priority::Background, false)].first().copied() else { return };
+        let Some(kind) = self.trie.value(node).pending.as_ref().map(|pending| pending.kind) else { return };
+        if !self.waits_for_large(node) {
+            self.reserve(node, kind);
+        }
     }
 
     fn take_of(&mut self, now: Instant, priority: Priority, want: Want) -> Option<Draft> {
@@ -689,6 +716,8 @@ impl ChangeSet {
         let (not_before, company, large, attempts) = match fate(&path) {
             Fate::Done => {
                 match flight.priority {
+                    // Nobody waits for a directory's times: they would hide what a reader of the target sees.
+                    Priority::Live if flight.kind == MarkKind::Attributes => {}
                     Priority::Live => tally.done_live.push(flight.first),
                     Priority::Background => tally.done_background += 1,
                 }

@@ -347,7 +347,9 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
             source: Arc::clone(&source),
             kept: Vec::new(),
             waiting_errands: Vec::new(),
-            started: false,
+            // Only the trunk has something to deal.
+            dealt: number != 0,
+            told_live: false,
         };
         threads.push(spawn(format!("shard-{number}"), move || shard_loop.run())?);
     }

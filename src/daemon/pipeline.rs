@@ -122,7 +122,7 @@ impl Pipeline {
                 self.dispatcher.stop();
             }
             let now = Now { instant: clock::now(), wall: clock::coarse_now() };
-            if !live && self.source.is_settled() {
+            if !live && self.source.is_live() {
                 live = true;
                 self.begin(now);
                 untold = true;

@@ -45,7 +45,9 @@ pub(super) struct ShardLoop {
     pub source: Arc<crate::watch::Source>,
     pub kept: Vec<Mark>,
     pub waiting_errands: Vec<Errand>,
-    pub started: bool,
+    /// The trunk's first errands are handed over.
+    pub dealt: bool,
+    pub told_live: bool,
 }
 
 impl ShardLoop {
@@ -95,13 +97,12 @@ impl ShardLoop {
             }
             let names = self.errands[usize::from(self.shard.id().0)].take();
             if !names.is_empty() {
-                let first = !self.started;
-                self.shard.on_errands(names, first);
+                self.shard.on_errands(names);
             }
             self.shard.work(WALK_SLICE);
             self.hand_over();
-            if !self.started && self.source.is_settled() {
-                self.started = true;
+            if !self.told_live && self.source.is_live() {
+                self.told_live = true;
                 self.inbox.wake();
             }
         }
@@ -123,6 +124,10 @@ impl ShardLoop {
                     // The same errand waits already.
                     self.source.unsettled_down();
                 }
+            }
+            if !self.dealt {
+                self.dealt = true;
+                self.source.unsettled_down();
             }
         }
     }

@@ -63,6 +63,7 @@ pub struct Source {
     /// What is kept the same.
     pub filter: Filter,
     unsettled: AtomicI64,
+    live: AtomicBool,
     counters: Counters,
     unwatched_said: AtomicBool,
     mounts_said: AtomicU64,
@@ -106,17 +107,23 @@ impl Source {
             device: identity.device,
             one_file_system,
             filter,
-            unsettled: AtomicI64::new(0),
+            // The trunk's first look at the root is the first thing to be settled.
+            unsettled: AtomicI64::new(1),
+            live: AtomicBool::new(false),
             counters: Counters::default(),
             unwatched_said: AtomicBool::new(false),
             mounts_said: AtomicU64::new(0),
         })
     }
 
-    /// Whether every walk and errand that was ever started is done: all directories are watched.
+    /// Whether all directories were watched once. True from the first moment on at which every walk and errand was
+    /// done.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.unsettled.load(Ordering::SeqCst) == 0
+    pub fn is_live(&self) -> bool {
+        if self.unsettled.load(Ordering::SeqCst) == 0 {
+            self.live.store(true, Ordering::SeqCst);
+        }
+        self.live.load(Ordering::SeqCst)
     }
 
     /// An errand or a walk begins. Must come before it is handed over.
@@ -407,7 +414,9 @@ impl Shard {
 
     /// Does what an owner is asked for: looks at top-level names. Those that are there come first, so that a renamed
     /// directory is re-bound before its old name is dropped.
-    pub fn on_errands(&mut self, names: Vec<Box<[u8]>>, first: bool) {
+    pub fn on_errands(&mut self, names: Vec<Box<[u8]>>) {
+        // What is there at the start is compared anyway once all is watched.
+        let first = !self.source.is_live();
         let root = self.map.root();
         let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| {
             files::status_at(self.source.root.as_fd(), name)
@@ -428,7 +437,15 @@ impl Shard {
 
     /// Continues the open walks for `budget` directories. Returns whether more are waiting.
     pub fn work(&mut self, budget: usize) -> bool {
-        self.walk_slice(budget)
+        let more = self.walk_slice(budget);
+        self.tell_watched();
+        more
+    }
+
+    pub(super) fn tell_watched(&mut self) {
+        let watched = i64::try_from(self.map.watched()).unwrap_or(i64::MAX);
+        self.source.counters.watched.fetch_add(watched - self.watched_told, Ordering::Relaxed);
+        self.watched_told = watched;
     }
 
     /// Does what time asks for; returns when it wants to be called again.
@@ -447,9 +464,7 @@ impl Shard {
         for path in again {
             self.retry_unwatched(&path);
         }
-        let watched = i64::try_from(self.map.watched()).unwrap_or(i64::MAX);
-        self.source.counters.watched.fetch_add(watched - self.watched_told, Ordering::Relaxed);
-        self.watched_told = watched;
+        self.tell_watched();
         let suspended = (!self.suspended.is_empty()).then(|| now + DEPARTED_WAIT / 10);
         self.walks.append(&mut self.suspended);
         self.departed

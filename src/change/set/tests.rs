@@ -712,3 +712,31 @@ fn small_files_pass_a_listing_that_waits_for_a_large_one_and_large_ones_do_not()
     bench.mark(&point("d/9"));
     assert_eq!(bench.take(LIVE), None);
 }
+
+#[test]
+fn steady_live_changes_hold_a_background_mark_up_for_a_while_but_not_for_ever() {
+    let mut bench = Bench::new();
+    bench.mark(&of(MarkKind::Subtree, "d").priority(Priority::Background));
+    let mut sent_at = None;
+    // Two live batches overlap without a gap, each beneath the background mark.
+    bench.mark(&point("d/0"));
+    let mut flying = bench.take(LIVE);
+    for step in 1..200_u32 {
+        bench.pass(SECOND / 10);
+        bench.mark(&point(&format!("d/{step}")));
+        let next = bench.take(LIVE);
+        if let Some(draft) = flying.take() {
+            bench.end(draft.batch, Fate::Done);
+        }
+        flying = next;
+        if flying.is_none() {
+            flying = bench.take(ANY);
+        }
+        if flying.as_ref().is_some_and(|draft| draft.class == Class::Subtree) {
+            sent_at = Some(step);
+            break;
+        }
+    }
+    let sent_at = sent_at.expect("the background mark is sent under steady load");
+    assert!((100..=103).contains(&sent_at), "after about 10 s: step {sent_at}");
+}

@@ -45,6 +45,9 @@ pub struct MirrorArguments {
     /// Keep no state and take no lock
     #[arg(long)]
     no_state: bool,
+    /// Raise fs.inotify.max_queued_events and max_user_instances when they are low (needs root)
+    #[arg(long)]
+    raise_limits: bool,
     /// The rsync program
     #[arg(long, value_name = "PROGRAM", default_value = "rsync")]
     rsync: PathBuf,
@@ -69,6 +72,9 @@ pub fn mirror(arguments: &MirrorArguments) -> Result<(), Failure> {
     }
     if !refusals.is_empty() {
         return Err(Failure::Wrong(refusals));
+    }
+    if arguments.raise_limits {
+        preflight::raise_limits();
     }
     serve::serve(setups)
 }

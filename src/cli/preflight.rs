@@ -12,6 +12,7 @@ use crate::daemon::{RootSetup, TargetSetup};
 use crate::filter::Filter;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
+use crate::sys::limits::{self, Raised};
 use crate::watch::Source;
 use crate::worker::cause::Remedy;
 use crate::worker::command::Transport;
@@ -51,6 +52,23 @@ pub fn check_rsync(program: &Path) -> Result<(), Failure> {
             OLDEST.2
         ))),
         Some(_) | None => Ok(()),
+    }
+}
+
+/// Raises the kernel's limits as far as we may, and says so. Must come before the first inotify instance: its queue
+/// has the size that is set then.
+pub fn raise_limits() {
+    for limit in limits::LIMITS {
+        let (name, wanted) = (limit.name, limit.wanted);
+        match limits::raise(Path::new(limits::DIRECTORY), limit) {
+            Ok(Raised::Enough) => {}
+            Ok(Raised::From(before)) => tracing::info!("raised fs.inotify.{name} from {before} to {wanted}"),
+            Ok(Raised::Refused(now, error)) => tracing::warn!(
+                "fs.inotify.{name} is {now}, {wanted} is better, and it cannot be raised from here ({error}): \
+                 see sysctl/90-fansync.conf"
+            ),
+            Err(error) => tracing::warn!("cannot read fs.inotify.{name}: {error}"),
+        }
     }
 }
 

@@ -24,5 +24,8 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     preflight::check_environment(&config, Some(&positions))?;
     let setups = preflight::setups(&config)?;
     let _lock = serve::lock_state(&config.state_dir)?;
+    if config.tunables.raise {
+        preflight::raise_limits();
+    }
     serve::serve(setups)
 }

@@ -6,4 +6,5 @@ pub mod child;
 pub mod clock;
 pub mod files;
 pub mod inotify;
+pub mod limits;
 pub mod lock;

@@ -58,6 +58,16 @@ fn all_bad_targets_are_told_at_once() {
 }
 
 #[test]
+fn targets_that_would_delete_each_other_are_refused() {
+    let bench = Bench::new();
+    std::os::unix::fs::symlink("target", bench.at("alias")).unwrap();
+    for second in ["target/inside", "alias", "alias/inside"] {
+        let command = bench.fansync(&arguments!["mirror", bench.at("source"), bench.at("target"), bench.at(second)]);
+        bench.refused(command, 2, &["target: is ", "overlaps", "choose directories apart"]);
+    }
+}
+
+#[test]
 fn usage_is_exit_code_2_and_shows_the_way() {
     let bench = Bench::new();
     let source = bench.at("source");

@@ -90,7 +90,7 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
         match Location::parse(text.as_bytes(), here) {
             Ok(location) => {
                 if targets.iter().any(|other| other.location == location) {
-                    problems.push(format!("target {location} is given twice"));
+                    problems.push(format!("target {location} is given twice; name it once"));
                 }
                 let mut target = TargetConfig::new(location.to_string(), location.clone());
                 if matches!(location, Location::Daemon(_)) {

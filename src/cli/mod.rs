@@ -34,14 +34,17 @@ const EXIT_CODES: &str = "Exit codes:\n  0  done, or stopped by SIGTERM or SIGIN
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Mirror a directory to one or more targets until stopped, without a configuration file
+    #[command(after_help = EXIT_CODES)]
     Mirror(mirror::MirrorArguments),
     /// Run the roots and targets of a configuration file until stopped
+    #[command(after_help = EXIT_CODES)]
     Run {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = "/etc/fansync/fansync.yaml")]
         config: PathBuf,
     },
     /// Check a configuration file and print what it amounts to
+    #[command(after_help = EXIT_CODES)]
     Check {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = "/etc/fansync/fansync.yaml")]

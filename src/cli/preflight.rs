@@ -37,15 +37,15 @@ pub fn check_rsync(program: &Path) -> Result<(), Failure> {
             _ => error.to_string(),
         };
         Failure::wrong(format!(
-            "cannot run {}: {reason}; install rsync (apt-get install rsync), or name the program by 'rsync:' in the \
-             configuration",
+            "cannot run {}: {reason}; install rsync (apt-get install rsync), or name the program by --rsync, or by 'rsync:' \
+             in the configuration",
             program.display()
         ))
     })?;
     match parse_version(&version) {
         Some(found) if found < OLDEST => Err(Failure::wrong(format!(
             "{} is version {version}; fansync needs rsync {}.{}.{} or later: install a newer one, or name it by \
-             'rsync:' in the configuration",
+             --rsync, or by 'rsync:' in the configuration",
             program.display(),
             OLDEST.0,
             OLDEST.1,
@@ -79,16 +79,31 @@ fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     Some((numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)))
 }
 
-/// What is wrong on this machine, all at once.
+/// What is wrong on this machine, all at once; without `positions` in words of the command line.
 pub fn check_environment(config: &Config, positions: Option<&crate::config::Positions>) -> Result<(), Failure> {
-    let problems: Vec<String> = crate::config::check_environment(config)
+    let mut problems: Vec<String> = crate::config::check_environment(config)
         .into_iter()
-        .map(|problem| match positions {
+        .map(|mut problem| match positions {
             Some(positions) => problem.locate(positions).to_string(),
-            None => problem.to_string(),
+            None => {
+                problem.key = argument_of(&problem.key).to_owned();
+                problem.to_string()
+            }
         })
         .collect();
+    // One password file serves all targets of a command line.
+    problems.dedup();
     if problems.is_empty() { Ok(()) } else { Err(Failure::Wrong(problems)) }
+}
+
+/// The argument of `mirror` that a configuration key stands for.
+fn argument_of(key: &str) -> &str {
+    match key.rsplit('.').next() {
+        Some("path") => "source",
+        Some("url") => "target",
+        Some("password_file") => "--password-file",
+        Some(_) | None => key,
+    }
 }
 
 /// The set-ups of a configuration's roots.
@@ -166,11 +181,12 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
                 seen: &mut |_report| {},
                 search_links: &|| {},
             };
+            let shown = shown(target);
             let answer = match shipper.ask(&mut around) {
-                Err(trouble) => Answer::Away(sentence(&target.name, trouble.cause, &trouble.words, trouble.hint)),
+                Err(trouble) => Answer::Away(sentence(&shown, trouble.cause, &trouble.words, trouble.hint)),
                 Ok(verdict) if verdict.applied != Applied::Nothing => Answer::Well,
                 Ok(verdict) => {
-                    let text = sentence(&target.name, verdict.cause.name(), &verdict.words, verdict.cause.hint());
+                    let text = sentence(&shown, verdict.cause.name(), &verdict.words, verdict.cause.hint());
                     if verdict.remedy == Remedy::StopTarget { Answer::Refuses(text) } else { Answer::Away(text) }
                 }
             };
@@ -178,6 +194,12 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
         }
     }
     Ok(answers)
+}
+
+/// A target by its name, and where it is: rsync's own words leave the port out.
+fn shown(target: &TargetSetup) -> String {
+    let location = target.transport.location.to_string();
+    if location == target.name { location } else { format!("{} ({location})", target.name) }
 }
 
 fn sentence(target: &str, cause: &str, words: &str, hint: Option<&str>) -> String {

@@ -68,6 +68,7 @@ pub fn check_environment(config: &Config) -> Vec<EnvironmentProblem> {
     };
     let mut root_by_real_path: HashMap<PathBuf, usize> = HashMap::new();
     let mut real_roots = Vec::new();
+    let mut real_targets: Vec<(String, PathBuf)> = Vec::new();
     for (root_index, root) in config.roots.iter().enumerate() {
         let root_key = format!("roots[{root_index}]");
         let real_root = match readable_directory(&root.path) {
@@ -94,6 +95,17 @@ pub fn check_environment(config: &Config) -> Vec<EnvironmentProblem> {
                         let hint = "choose a directory outside of the root".to_owned();
                         complain(key("url"), what, Some(hint));
                     }
+                    let overlaps =
+                        |(_, other): &&(String, PathBuf)| real.starts_with(other) || other.starts_with(&real);
+                    if let Some((other_key, other)) = real_targets.iter().find(overlaps) {
+                        let what = format!(
+                            "is {} and overlaps {} of {other_key}: each would delete what the other sends",
+                            shown(&real),
+                            shown(other)
+                        );
+                        complain(key("url"), what, Some("choose directories apart from each other".to_owned()));
+                    }
+                    real_targets.push((key("url"), real));
                 }
                 Err((what, hint)) => complain(key("url"), what, hint),
             }

@@ -139,6 +139,16 @@ impl Agent {
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal and does not wait.
+    pub fn signal(&self, signal: Signal) {
+        let _already_gone = kill(self.pid(), signal);
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is an i32"))
     }

@@ -1,6 +1,7 @@
 //! The real binary against a real `rsync --daemon` on loopback: churn, wait until the trees are equal, compare byte for byte.
 //!
-//! `churn` changes a tree, `compare` says where two trees differ, `agent` runs the binary, `chaos` joins the three.
+//! `churn` changes a tree, `compare` says where two trees differ, `agent` runs the binary, `chaos` joins the three;
+//! `ground` is what the tests of one behaviour each stand on.
 //! Nothing waits for a fixed time: every wait ends by a condition, and fails with what was still wrong.
 
 #![expect(
@@ -12,5 +13,11 @@
 mod agent;
 mod chaos;
 mod churn;
+mod cold_start;
 mod compare;
+mod ground;
 mod names;
+mod plan_rules;
+mod shutdown;
+mod source;
+mod targets;

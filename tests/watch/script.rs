@@ -1,0 +1,223 @@
+//! A tree, its shards, and the marks so far.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fansync::change::{Content, Mark, MarkKind, Stage};
+use fansync::filter::Filter;
+use fansync::path::RelPath;
+use fansync::watch::{Errand, Shard, ShardId, ShardOptions, Source};
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// Nothing takes as long on an idle machine; the load of other tests is allowed for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub fn path(text: &str) -> RelPath {
+    RelPath::parse(text.as_bytes()).unwrap()
+}
+
+/// A root in a scratch directory with `shards` shards, driven by hand.
+pub struct Script {
+    scratch: tempfile::TempDir,
+    pub source: Arc<Source>,
+    shards: Vec<Shard>,
+    /// The marks since the last [`Self::forget`], with the shard that made each.
+    pub marks: Vec<(usize, Mark)>,
+}
+
+impl Script {
+    /// One shard; `prepare` fills the tree before it is watched.
+    pub fn start(prepare: impl FnOnce(&Path)) -> Self {
+        Self::start_with(1, Filter::none(), prepare)
+    }
+
+    pub fn start_with(shards: u16, filter: Filter, prepare: impl FnOnce(&Path)) -> Self {
+        let scratch = tempfile::Builder::new().prefix("fansync-watch.").tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap().join("root");
+        fs::create_dir(&root).unwrap();
+        prepare(&root);
+        let source = Arc::new(Source::open("root", root, true, filter).unwrap());
+        let mut all = Vec::new();
+        for number in 0..shards {
+            let options = ShardOptions { id: ShardId(number), shards };
+            let mut shard = Shard::create(Arc::clone(&source), options).unwrap();
+            shard.start().unwrap();
+            all.push(shard);
+        }
+        let mut script = Self { scratch, source, shards: all, marks: Vec::new() };
+        script.deliver(true);
+        script.settle();
+        script.forget();
+        script
+    }
+
+    /// In the root.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.source.path.join(name)
+    }
+
+    /// Beside the root, on the same file system.
+    pub fn outside(&self, name: &str) -> PathBuf {
+        self.scratch.path().canonicalize().unwrap().join(name)
+    }
+
+    /// Forgets the marks so far.
+    pub fn forget(&mut self) {
+        self.marks.clear();
+    }
+
+    /// Directories watched, as the counters have it.
+    pub fn watched(&mut self) -> i64 {
+        self.tick(Instant::now());
+        self.source.reading().watched
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for shard in &mut self.shards {
+            shard.on_tick(now);
+        }
+        self.collect();
+    }
+
+    /// Lets the time pass after which a directory that left by rename is given up.
+    pub fn give_up_departed(&mut self) {
+        self.tick(Instant::now() + Duration::from_secs(1));
+        self.settle();
+    }
+
+    /// Hands each errand to its owner, as the daemon's loop does: after the marks that came before it.
+    fn deliver(&mut self, first: bool) {
+        loop {
+            let errands: BTreeSet<Errand> = self.shards.iter_mut().flat_map(Shard::errands).collect();
+            if errands.is_empty() {
+                return;
+            }
+            for owner in 0..self.shards.len() {
+                let names: Vec<Box<[u8]>> = errands
+                    .iter()
+                    .filter(|errand| usize::from(errand.owner.0) == owner)
+                    .map(|errand| errand.name.clone())
+                    .collect();
+                if !names.is_empty() {
+                    self.shards[owner].on_errands(names, first);
+                }
+            }
+            self.collect();
+        }
+    }
+
+    fn collect(&mut self) {
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            self.marks.extend(shard.marks().into_iter().map(|mark| (number, mark)));
+        }
+    }
+
+    /// One turn of every shard: drain, errands, walks.
+    fn turn(&mut self) {
+        for shard in &mut self.shards {
+            while !shard.drain().unwrap() {}
+        }
+        self.collect();
+        self.deliver(false);
+        for shard in &mut self.shards {
+            while shard.work(256) {}
+        }
+        self.collect();
+    }
+
+    /// Works until every queue is empty and every walk is done.
+    pub fn settle(&mut self) {
+        let began = Instant::now();
+        loop {
+            self.turn();
+            if self.source.is_settled() && !self.wait(Duration::ZERO) {
+                return;
+            }
+            self.tick(Instant::now());
+            assert!(began.elapsed() < PATIENCE, "not settled; {}", self.shown());
+        }
+    }
+
+    /// Waits for events; whether there are some.
+    fn wait(&self, time: Duration) -> bool {
+        let mut waiting: Vec<PollFd<'_>> =
+            self.shards.iter().map(|shard| PollFd::from_borrowed_fd(borrowed(shard), PollFlags::IN)).collect();
+        let time = rustix::event::Timespec::try_from(time).unwrap();
+        poll(&mut waiting, Some(&time)).unwrap() > 0
+    }
+
+    /// Drives the shards until `holds`.
+    ///
+    /// # Panics
+    /// With the marks, after 10 s.
+    pub fn until(&mut self, what: &str, holds: impl Fn(&[(usize, Mark)]) -> bool) {
+        let began = Instant::now();
+        loop {
+            self.turn();
+            if holds(&self.marks) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "no {what}; {}", self.shown());
+            self.wait(Duration::from_millis(50));
+            self.tick(Instant::now());
+        }
+    }
+
+    /// A point of `name` with this content and stage comes.
+    pub fn expect_point(&mut self, name: &str, content: Content, stage: Stage) {
+        let at = path(name);
+        self.until(&format!("point {name} {content:?} {stage:?}"), |marks| {
+            marks.iter().any(|(_, mark)| {
+                mark.path == at && mark.kind == MarkKind::Point && mark.content == content && mark.stage == stage
+            })
+        });
+    }
+
+    /// Everything at `name` comes to be covered: by a mark of its own or a subtree above it.
+    pub fn expect_covered(&mut self, name: &str) {
+        let at = path(name);
+        self.until(&format!("cover for {name}"), |marks| marks.iter().any(|(_, mark)| covers(mark, &at)));
+    }
+
+    /// Drives the shards until nothing is left to do; no mark may touch `name` or what is beneath it.
+    pub fn expect_nothing(&mut self, name: &str) {
+        self.settle();
+        let at = path(name);
+        let found: Vec<_> = self.marks.iter().filter(|(_, mark)| mark.path.is_within(&at)).collect();
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    pub fn has(&self, name: &str, kind: MarkKind) -> bool {
+        let at = path(name);
+        self.marks.iter().any(|(_, mark)| mark.path == at && mark.kind == kind)
+    }
+
+    pub fn shown(&self) -> String {
+        let lines: Vec<String> = self.marks.iter().map(|(shard, mark)| format!("{shard}: {mark:?}")).collect();
+        format!("{:?}, marks:\n{}", self.source.reading(), lines.join("\n"))
+    }
+}
+
+pub fn covers(mark: &Mark, at: &RelPath) -> bool {
+    match mark.kind {
+        MarkKind::Subtree => at.is_within(&mark.path),
+        MarkKind::Point => mark.path == *at || (mark.gone_directory && at.is_within(&mark.path)),
+        MarkKind::Listing => at.parent().is_some_and(|parent| parent == mark.path),
+        MarkKind::Attributes => false,
+    }
+}
+
+#[expect(unsafe_code, reason = "the shard tells its descriptor as a number, for mio")]
+fn borrowed(shard: &Shard) -> BorrowedFd<'_> {
+    // SAFETY: the shard owns the descriptor and is borrowed for as long.
+    unsafe { BorrowedFd::borrow_raw(shard.raw()) }
+}
+
+/// Creates, writes and closes.
+pub fn write(path: &Path, content: &str) {
+    fs::write(path, content).unwrap();
+}

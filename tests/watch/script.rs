@@ -49,7 +49,9 @@ impl Script {
             all.push(shard);
         }
         let mut script = Self { scratch, source, shards: all, marks: Vec::new() };
-        script.deliver(true);
+        script.deliver();
+        // The trunk's first look at the root is handed over.
+        script.source.unsettled_down();
         script.settle();
         script.forget();
         script
@@ -90,7 +92,7 @@ impl Script {
     }
 
     /// Hands each errand to its owner, as the daemon's loop does: after the marks that came before it.
-    fn deliver(&mut self, first: bool) {
+    fn deliver(&mut self) {
         loop {
             let errands: BTreeSet<Errand> = self.shards.iter_mut().flat_map(Shard::errands).collect();
             if errands.is_empty() {
@@ -103,7 +105,7 @@ impl Script {
                     .map(|errand| errand.name.clone())
                     .collect();
                 if !names.is_empty() {
-                    self.shards[owner].on_errands(names, first);
+                    self.shards[owner].on_errands(names);
                 }
             }
             self.collect();
@@ -122,7 +124,7 @@ impl Script {
             while !shard.drain().unwrap() {}
         }
         self.collect();
-        self.deliver(false);
+        self.deliver();
         for shard in &mut self.shards {
             while shard.work(256) {}
         }
@@ -134,7 +136,7 @@ impl Script {
         let began = Instant::now();
         loop {
             self.turn();
-            if self.source.is_settled() && !self.wait(Duration::ZERO) {
+            if self.source.is_settled() && self.source.is_live() && !self.wait(Duration::ZERO) {
                 return;
             }
             self.tick(Instant::now());

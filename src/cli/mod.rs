@@ -54,8 +54,10 @@ enum Command {
         online: bool,
     },
     /// Measure first write to arrival on the target, beside one rsync of the same files
+    #[command(after_help = EXIT_CODES)]
     Bench(crate::bench::BenchArguments),
     /// Mirror a scratch tree to a throw-away rsync daemon, step by step, with the latency of each arrival
+    #[command(after_help = EXIT_CODES)]
     Demo,
 }
 

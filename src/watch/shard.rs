@@ -315,6 +315,8 @@ impl Shard {
             EventKind::Attributes | EventKind::Modified if directory == self.map.root() => {
                 self.emit(Mark::new(RelPath::root(), MarkKind::Attributes));
             }
+            // Renamed back to its name: what the dispatcher says of it is enough.
+            EventKind::SelfMoved if directory == self.map.root() && self.root_has_its_name() => {}
             EventKind::SelfDeleted | EventKind::SelfMoved | EventKind::Unmounted if directory == self.map.root() => {
                 tracing::error!(
                     root = self.source.name,
@@ -324,6 +326,10 @@ impl Shard {
             }
             _ => {}
         }
+    }
+
+    fn root_has_its_name(&self) -> bool {
+        files::status_of_path(&self.source.path).is_ok_and(|status| status.identity == self.source.identity)
     }
 
     /// An excluded name changed its directory's mtime when it came or went; nothing else of it is ours.

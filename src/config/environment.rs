@@ -89,23 +89,21 @@ pub fn check_environment(config: &Config) -> Vec<EnvironmentProblem> {
             let Location::Local(path) = &target.location else { continue };
             match real_target(path) {
                 Ok(real) => {
-                    if let Some(real_root) = &real_root
-                        && let Some(what) = overlap(&real, real_root)
-                    {
-                        let hint = "choose a directory outside of the root".to_owned();
-                        complain(key("url"), what, Some(hint));
-                    }
                     let overlaps =
                         |(_, other): &&(String, PathBuf)| real.starts_with(other) || other.starts_with(&real);
-                    if let Some((other_key, other)) = real_targets.iter().find(overlaps) {
+                    if let Some(what) = real_root.as_ref().and_then(|real_root| overlap(&real, real_root)) {
+                        let hint = "choose a directory outside of the root".to_owned();
+                        complain(key("url"), what, Some(hint));
+                    } else if let Some((other_key, other)) = real_targets.iter().find(overlaps) {
                         let what = format!(
                             "is {} and overlaps {} of {other_key}: each would delete what the other sends",
                             shown(&real),
                             shown(other)
                         );
                         complain(key("url"), what, Some("choose directories apart from each other".to_owned()));
+                    } else {
+                        real_targets.push((key("url"), real));
                     }
-                    real_targets.push((key("url"), real));
                 }
                 Err((what, hint)) => complain(key("url"), what, hint),
             }

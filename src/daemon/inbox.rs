@@ -1,6 +1,6 @@
 //! What the dispatcher of a root is sent: bounded lock-free queues and one waker.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::change::Mark;
 use crate::dispatch::{LaneId, Report};
 use crate::target::TargetId;
+use crate::watch::Occasion;
 
 /// Mark batches that wait. Full means: the shard keeps its marks and widens them when they become too many.
 const MARK_BATCHES_MAX: usize = 1024;
@@ -55,28 +56,31 @@ pub(super) fn wake(waker: &Waker) {
     let _awake_already: io::Result<()> = waker.wake();
 }
 
-/// Errands for one shard: a set of names, so repeated errands take no space. A mutex around a tiny set on a cold path:
+/// Errands for one shard: names, each once, so repeated errands take no space. A mutex around a tiny set on a cold path:
 /// top-level directories come and go rarely.
 #[derive(Debug)]
 pub(super) struct ErrandBox {
-    names: Mutex<BTreeSet<Box<[u8]>>>,
+    names: Mutex<BTreeMap<Box<[u8]>, Occasion>>,
     waker: Waker,
 }
 
 impl ErrandBox {
     pub(super) fn new(waker: Waker) -> Arc<Self> {
-        Arc::new(Self { names: Mutex::new(BTreeSet::new()), waker })
+        Arc::new(Self { names: Mutex::new(BTreeMap::new()), waker })
     }
 
     /// Adds a name; false when it was there already.
-    pub(super) fn add(&self, name: Box<[u8]>) -> bool {
-        let added = self.names.lock().insert(name);
+    pub(super) fn add(&self, name: Box<[u8]>, occasion: Occasion) -> bool {
+        let mut names = self.names.lock();
+        let waiting = names.get(&name).copied();
+        names.insert(name, waiting.map_or(occasion, |waiting| waiting.max(occasion)));
+        drop(names);
         self.wake();
-        added
+        waiting.is_none()
     }
 
     /// Takes all names.
-    pub(super) fn take(&self) -> Vec<Box<[u8]>> {
+    pub(super) fn take(&self) -> Vec<(Box<[u8]>, Occasion)> {
         std::mem::take(&mut *self.names.lock()).into_iter().collect()
     }
 

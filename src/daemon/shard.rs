@@ -123,8 +123,8 @@ impl ShardLoop {
             self.widen();
         }
         if self.kept.is_empty() {
-            for Errand { owner, name } in self.waiting_errands.drain(..) {
-                if !self.errands[usize::from(owner.0)].add(name) {
+            for Errand { owner, name, occasion } in self.waiting_errands.drain(..) {
+                if !self.errands[usize::from(owner.0)].add(name, occasion) {
                     // The same errand waits already.
                     self.source.unsettled_down();
                 }

@@ -8,4 +8,4 @@ mod trunk;
 mod walk;
 
 pub use shard::{Reading, Shard, ShardId, ShardOptions, Source, StartError};
-pub use trunk::{Errand, Trunk};
+pub use trunk::{Errand, Occasion, Trunk};

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::touches::Touches;
-use super::trunk::{Errand, Trunk};
+use super::trunk::{Errand, Occasion, Trunk};
 use super::walk::{Reason, Walk};
 use crate::change::{Content, Mark, MarkKind, Priority, Stage};
 use crate::event::{self, Event, EventKind, Record};
@@ -253,7 +253,7 @@ impl Shard {
             trunk.left(&name, 0);
         }
         for name in names {
-            trunk.appeared(&name, 0);
+            trunk.found(&name);
         }
         Ok(())
     }
@@ -321,6 +321,8 @@ impl Shard {
             EventKind::Attributes | EventKind::Modified if directory == self.map.root() => {
                 self.emit(Mark::new(RelPath::root(), MarkKind::Attributes));
             }
+            // Renamed back to its name: what the dispatcher says of it is enough.
+            EventKind::SelfMoved if directory == self.map.root() && self.root_has_its_name() => {}
             EventKind::SelfDeleted | EventKind::SelfMoved | EventKind::Unmounted if directory == self.map.root() => {
                 tracing::error!(
                     root = self.source.name,
@@ -330,6 +332,10 @@ impl Shard {
             }
             _ => {}
         }
+    }
+
+    fn root_has_its_name(&self) -> bool {
+        files::status_of_path(&self.source.path).is_ok_and(|status| status.identity == self.source.identity)
     }
 
     /// An excluded name changed its directory's mtime when it came or went; nothing else of it is ours.
@@ -420,22 +426,27 @@ impl Shard {
 
     /// Does what an owner is asked for: looks at top-level names. Those that are there come first, so that a renamed
     /// directory is re-bound before its old name is dropped.
-    pub fn on_errands(&mut self, names: Vec<Box<[u8]>>) {
+    pub fn on_errands(&mut self, names: Vec<(Box<[u8]>, Occasion)>) {
         // What is there at the start is compared anyway once all is watched.
         let first = !self.source.is_live();
         let root = self.map.root();
-        let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| {
+        let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|(name, _)| {
             files::status_at(self.source.root.as_fd(), name)
                 .is_ok_and(|status| status.entry_type == EntryType::Directory)
         });
-        for name in present {
-            self.start_walk(root, &name, if first { Reason::Start } else { Reason::Arrived });
+        for (name, occasion) in present {
+            let reason = match occasion {
+                _ if first => Reason::Start,
+                Occasion::Event => Reason::Arrived,
+                Occasion::Lost => Reason::Appeared,
+            };
+            self.start_walk(root, &name, reason);
             if !first {
                 self.walk_slice(64);
             }
             self.source.unsettled_down();
         }
-        for name in absent {
+        for (name, _) in absent {
             self.drop_child(root, &name);
             self.source.unsettled_down();
         }
@@ -560,8 +571,7 @@ impl Shard {
 
     /// The trunk's errands since the last call. They must leave after the marks that were there before.
     pub fn errands(&mut self) -> Vec<Errand> {
-        let errands: Vec<Errand> =
-            self.trunk.as_mut().map(|trunk| trunk.errands().into_iter().collect()).unwrap_or_default();
+        let errands = self.trunk.as_mut().map(Trunk::errands).unwrap_or_default();
         for _errand in &errands {
             self.source.unsettled_up();
         }

@@ -1,10 +1,10 @@
 //! Dealing a root's top-level directories to its shards. Pure.
 //!
 //! Shard 0 is the trunk: it watches the root itself and tells the owner of a top-level name to look at it. An errand
-//! is nothing but a name: what to do is decided by what is there when the owner looks, so errands may be merged and
-//! repeated.
+//! is a name and why it is looked at: what to do is decided by what is there when the owner looks, so errands may be
+//! merged and repeated.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use super::shard::ShardId;
 
@@ -15,6 +15,17 @@ pub struct Errand {
     pub owner: ShardId,
     /// The name in the root.
     pub name: Box<[u8]>,
+    /// Why.
+    pub occasion: Occasion,
+}
+
+/// Why a top-level name is looked at. Merged errands keep the greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Occasion {
+    /// Events of the root were lost: most likely the name has what it had, and then there is nothing to do.
+    Lost,
+    /// An event named it, or it was not known before.
+    Event,
 }
 
 /// Who owns which top-level name.
@@ -25,7 +36,7 @@ pub struct Trunk {
     load: Vec<u64>,
     /// The last name that left by rename: its new name stays with the same owner, who then re-binds one node.
     left: Option<(u32, ShardId)>,
-    errands: BTreeSet<Errand>,
+    errands: BTreeMap<(ShardId, Box<[u8]>), Occasion>,
 }
 
 impl Trunk {
@@ -38,7 +49,7 @@ impl Trunk {
             owners: HashMap::default(),
             load: vec![0; usize::from(shards)],
             left: None,
-            errands: BTreeSet::new(),
+            errands: BTreeMap::new(),
         }
     }
 
@@ -52,7 +63,17 @@ impl Trunk {
         if self.owners.insert(name.into(), owner).is_none() {
             self.load[usize::from(owner.0)] += 1;
         }
-        self.errands.insert(Errand { owner, name: name.into() });
+        self.errands.insert((owner, name.into()), Occasion::Event);
+    }
+
+    /// A directory called `name` was found in the root after events were lost.
+    pub fn found(&mut self, name: &[u8]) {
+        match self.owners.get(name) {
+            Some(owner) => {
+                self.errands.entry((*owner, name.into())).or_insert(Occasion::Lost);
+            }
+            None => self.appeared(name, 0),
+        }
     }
 
     /// The directory called `name` is not in the root any more.
@@ -60,7 +81,7 @@ impl Trunk {
         if let Some(owner) = self.owners.remove(name) {
             self.load[usize::from(owner.0)] -= 1;
             self.left = (cookie != 0).then_some((cookie, owner));
-            self.errands.insert(Errand { owner, name: name.into() });
+            self.errands.insert((owner, name.into()), Occasion::Event);
         }
     }
 
@@ -70,8 +91,9 @@ impl Trunk {
     }
 
     /// The errands since the last call, merged.
-    pub fn errands(&mut self) -> BTreeSet<Errand> {
-        std::mem::take(&mut self.errands)
+    pub fn errands(&mut self) -> Vec<Errand> {
+        let errands = std::mem::take(&mut self.errands);
+        errands.into_iter().map(|((owner, name), occasion)| Errand { owner, name, occasion }).collect()
     }
 
     /// How many shards share the root.
@@ -105,6 +127,24 @@ mod tests {
             counts[usize::from(errand.owner.0)] += 1;
         }
         assert_eq!(counts, [3, 3, 3]);
+    }
+
+    #[test]
+    fn after_a_loss_known_names_are_looked_at_again_and_new_ones_dealt() {
+        let mut trunk = Trunk::new(2);
+        trunk.appeared(b"known", 0);
+        trunk.errands();
+        trunk.found(b"known");
+        trunk.found(b"new");
+        let occasions: Vec<_> =
+            trunk.errands().into_iter().map(|errand| (errand.name.to_vec(), errand.occasion)).collect();
+        assert!(occasions.contains(&(b"known".to_vec(), Occasion::Lost)), "{occasions:?}");
+        assert!(occasions.contains(&(b"new".to_vec(), Occasion::Event)), "{occasions:?}");
+        // An event that waits counts for more.
+        trunk.left(b"known", 0);
+        trunk.appeared(b"known", 0);
+        trunk.found(b"known");
+        assert!(trunk.errands().iter().any(|errand| errand.occasion == Occasion::Event && *errand.name == *b"known"));
     }
 
     #[test]

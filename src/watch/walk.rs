@@ -16,7 +16,8 @@ use crate::tree::DirectoryId;
 pub(super) enum Reason {
     /// First walk of this process: the cold start compares everything anyway.
     Start,
-    /// A directory was created: if a listing found and watched it before, that was marked too.
+    /// A directory was created, or may have been while events were lost: if it is watched under this name already,
+    /// whoever did so marked it too.
     Appeared,
     /// A directory was moved here, or replaced what had its name: everything in it is new to this name, whatever the
     /// map knew of it.

@@ -42,6 +42,7 @@ fn a_replaced_root_deletes_nothing_and_is_resumed_when_it_is_back() {
     fs::rename(&away, &ground.source).unwrap();
     fs::write(ground.at("after"), "back").unwrap();
     ground.wait_equal(&agent);
-    assert!(agent.log().contains("the root is back"), "{}", agent.log());
+    until("word of the root's return", PATIENCE, &agent, || agent.log().contains("the root is back"));
+    assert_eq!(agent.log().matches("the root was removed, renamed").count(), 1, "not at its return:\n{}", agent.log());
     assert!(agent.terminate().success());
 }

@@ -100,7 +100,6 @@ fn an_overflow_marks_what_its_own_shard_watches_and_nothing_else() {
 /// The trunk asked the owners to look at every name in the root again, and each look at a name that had not changed
 /// ended in "moved here: send all of it", live: one overflow of the trunk sent the whole root.
 #[test]
-#[ignore = "bug: deal_root sends errands for unchanged names, and on_errands walks them with Reason::Arrived"]
 fn an_overflow_of_the_trunk_does_not_send_everything_again() {
     flood(true);
 }

@@ -1,6 +1,5 @@
 //! A tree, its shards, and the marks so far.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -50,9 +49,10 @@ impl Script {
         }
         let mut script = Self { scratch, source, shards: all, marks: Vec::new() };
         script.deliver();
-        // The trunk's first look at the root is handed over.
+        // The trunk's first errands are handed over, as the daemon's loop says it.
         script.source.unsettled_down();
         script.settle();
+        assert!(script.source.is_live(), "every directory is watched");
         script.forget();
         script
     }
@@ -94,15 +94,15 @@ impl Script {
     /// Hands each errand to its owner, as the daemon's loop does: after the marks that came before it.
     fn deliver(&mut self) {
         loop {
-            let errands: BTreeSet<Errand> = self.shards.iter_mut().flat_map(Shard::errands).collect();
+            let errands: Vec<Errand> = self.shards.iter_mut().flat_map(Shard::errands).collect();
             if errands.is_empty() {
                 return;
             }
             for owner in 0..self.shards.len() {
-                let names: Vec<Box<[u8]>> = errands
+                let names: Vec<_> = errands
                     .iter()
                     .filter(|errand| usize::from(errand.owner.0) == owner)
-                    .map(|errand| errand.name.clone())
+                    .map(|errand| (errand.name.clone(), errand.occasion))
                     .collect();
                 if !names.is_empty() {
                     self.shards[owner].on_errands(names);
@@ -136,10 +136,12 @@ impl Script {
         let began = Instant::now();
         loop {
             self.turn();
-            if self.source.is_settled() && self.source.is_live() && !self.wait(Duration::ZERO) {
+            // Walks that waited for a directory's new name go on.
+            self.tick(Instant::now());
+            self.turn();
+            if !self.wait(Duration::ZERO) {
                 return;
             }
-            self.tick(Instant::now());
             assert!(began.elapsed() < PATIENCE, "not settled; {}", self.shown());
         }
     }

@@ -252,7 +252,10 @@ impl Planner<'_> {
         let Some(survey) = &sighting.survey else {
             return self.plan.failed.push((mark.path.clone(), "the directory could not be listed".to_owned()));
         };
-        if mark.kind == MarkKind::Subtree && survey.too_big {
+        // One path in it failed before: an error on the sender's side keeps rsync from deleting anything in the run, so
+        // its neighbours must not share a run with it again and again.
+        let poisoned = mark.attempts > 0;
+        if mark.kind == MarkKind::Subtree && (survey.too_big || poisoned) {
             return self.split(mark, survey);
         }
         let full = self.plan.bytes + survey.bytes > self.options.bytes_max

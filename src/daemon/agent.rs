@@ -346,6 +346,7 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
             stop: Arc::clone(&stop),
             source: Arc::clone(&source),
             kept: Vec::new(),
+            kept_since: None,
             waiting_errands: Vec::new(),
             // Only the trunk has something to deal.
             dealt: number != 0,

@@ -11,8 +11,8 @@ use mio::{Events, Interest, Poll, Token};
 use super::inbox::{ErrandBox, Inbox};
 use crate::change::{Content, Mark, MarkKind, Priority};
 use crate::path::RelPath;
-use crate::sys::clock;
-use crate::watch::{Errand, Shard};
+use crate::sys::clock::{self, WallTime};
+use crate::watch::{CTIME_SLACK, Errand, Shard};
 
 pub(super) const WAKE: Token = Token(0);
 const EVENTS: Token = Token(1);
@@ -44,6 +44,8 @@ pub(super) struct ShardLoop {
     pub stop: Arc<AtomicBool>,
     pub source: Arc<crate::watch::Source>,
     pub kept: Vec<Mark>,
+    /// When the oldest of them was made.
+    pub kept_since: Option<WallTime>,
     pub waiting_errands: Vec<Errand>,
     /// The trunk's first errands are handed over.
     pub dealt: bool,
@@ -116,13 +118,15 @@ impl ShardLoop {
     fn hand_over(&mut self) {
         self.kept.extend(self.shard.marks());
         self.waiting_errands.extend(self.shard.errands());
-        if !self.kept.is_empty()
-            && let Err(kept) = self.inbox.send_marks(std::mem::take(&mut self.kept))
-        {
-            self.kept = kept;
-            self.widen();
+        if !self.kept.is_empty() {
+            self.kept_since.get_or_insert_with(clock::coarse_now);
+            if let Err(kept) = self.inbox.send_marks(std::mem::take(&mut self.kept)) {
+                self.kept = kept;
+                self.widen();
+            }
         }
         if self.kept.is_empty() {
+            self.kept_since = None;
             for Errand { owner, name, occasion } in self.waiting_errands.drain(..) {
                 if !self.errands[usize::from(owner.0)].add(name, occasion) {
                     // The same errand waits already.
@@ -139,7 +143,7 @@ impl ShardLoop {
     /// The dispatcher cannot follow: one mark on everything instead of very many.
     fn widen(&mut self) {
         if self.kept.len() > KEPT_MAX {
-            let since = clock::coarse_now().minus(Duration::from_secs(600));
+            let since = self.kept_since.unwrap_or_else(clock::coarse_now).minus(CTIME_SLACK);
             tracing::warn!(
                 root = self.source.name,
                 marks = self.kept.len(),

@@ -314,6 +314,7 @@ fn a_path_that_is_too_long_is_reported_and_not_cut() {
                     .any(|line| line.contains(&long) && (line.contains("failed") || line.contains("dead letter")))
             };
             until("report of the long path", PATIENCE, agent, reported);
+            assert!(!agent.log().contains("did not say why"), "{}", agent.log());
             // Nothing with a shortened name is there.
             let mut at = ground.target.clone();
             while let Some(entry) = fs::read_dir(&at).ok().and_then(|mut entries| {

@@ -56,7 +56,7 @@ enum Command {
     /// Measure first write to arrival on the target, beside one rsync of the same files
     #[command(after_help = EXIT_CODES)]
     Bench(crate::bench::BenchArguments),
-    /// Mirror a scratch tree to a throw-away rsync daemon, step by step, with the latency of each arrival
+    /// Mirror a scratch tree to a throw-away rsync daemon, with each latency
     #[command(after_help = EXIT_CODES)]
     Demo,
 }

@@ -69,7 +69,8 @@ pub struct Config {
 /// What the agent may change in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunables {
-    /// Raise `fs.inotify.max_user_watches` when it runs out and the agent is allowed to. Default: true.
+    /// Raise `fs.inotify.max_queued_events` and `max_user_instances` at the start, when they are low and the agent may.
+    /// Default: true.
     pub raise: bool,
 }
 

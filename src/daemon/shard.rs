@@ -18,8 +18,8 @@ pub(super) const WAKE: Token = Token(0);
 const EVENTS: Token = Token(1);
 
 /// Between the wake-up and the read when the shard was idle: long enough that a small file's create, write and close
-/// are read together, short enough not to be seen.
-const PAUSE_IDLE: Duration = Duration::from_millis(1);
+/// are read together, short enough not to be seen. Below the poll's grain of 1 ms, so the thread itself pauses.
+const PAUSE_IDLE: Duration = Duration::from_micros(250);
 
 /// The same under load, where it saves the reader and the writers 60 % of their cost (notes/kernel.md 1.1).
 const PAUSE_BUSY: Duration = Duration::from_millis(3);
@@ -85,8 +85,12 @@ impl ShardLoop {
             for event in &events {
                 if event.token() == EVENTS && read_at.is_none() && !readable {
                     // Wait a little: more of the same file is on its way.
-                    let busy = now.saturating_duration_since(last_drain) < BUSY_WITHIN;
-                    read_at = Some(now + if busy { PAUSE_BUSY } else { PAUSE_IDLE });
+                    if now.saturating_duration_since(last_drain) < BUSY_WITHIN {
+                        read_at = Some(now + PAUSE_BUSY);
+                    } else {
+                        std::thread::park_timeout(PAUSE_IDLE);
+                        readable = true;
+                    }
                 }
             }
             if readable || read_at.is_some_and(|at| at <= now) {

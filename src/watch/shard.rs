@@ -116,11 +116,17 @@ impl Source {
         })
     }
 
+    /// Whether every walk and errand that was ever started is done at this moment.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.load(Ordering::SeqCst) == 0
+    }
+
     /// Whether all directories were watched once. True from the first moment on at which every walk and errand was
     /// done.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        if self.unsettled.load(Ordering::SeqCst) == 0 {
+        if self.is_settled() {
             self.live.store(true, Ordering::SeqCst);
         }
         self.live.load(Ordering::SeqCst)

@@ -5,15 +5,9 @@ use crate::bench::Bench;
 #[test]
 fn help_of_every_subcommand_names_its_exit_codes() {
     let bench = Bench::new();
-    for arguments in [
-        &["--help"][..],
-        &["mirror", "--help"],
-        &["run", "--help"],
-        &["check", "--help"],
-        &["bench", "--help"],
-        &["demo", "--help"],
-    ] {
-        let finished = bench.finish(bench.fansync(arguments));
+    let subcommands = ["mirror", "run", "check", "bench", "demo"].map(|name| vec![name, "--help"]);
+    for arguments in std::iter::once(vec!["--help"]).chain(subcommands) {
+        let finished = bench.finish(bench.fansync(&arguments));
         assert_eq!(finished.code, Some(0), "{arguments:?}: {}", finished.stderr);
         for word in ["Usage: fansync", "Exit codes:", "0  done", "2  wrong usage", "FANSYNC_LOG"] {
             assert!(finished.stdout.contains(word), "{word:?} is not in {arguments:?}:\n{}", finished.stdout);

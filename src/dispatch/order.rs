@@ -80,8 +80,8 @@ pub struct Conclusion {
 pub enum Outcome {
     /// Everything but these.
     Done(Vec<FailedMark>),
-    /// Some paths failed and nobody can tell which: it must be split.
-    Unclear,
+    /// Some paths failed and nobody can tell which: it must be split. rsync's most telling words, if it said any.
+    Unclear(String),
     /// Nothing is known to be.
     Nothing,
 }

@@ -177,7 +177,10 @@ impl TargetState {
                 }
                 self.conclude_done(now, batch, failed, directories, rng, notices);
             }
-            Outcome::Unclear => self.conclude_without(now, batch, true, conclusion.trouble.as_ref(), rng, notices),
+            Outcome::Unclear(words) => {
+                let words = conclusion.trouble.as_ref().map_or(words, |trouble| trouble.words.clone());
+                self.conclude_without(now, batch, true, &words, rng, notices);
+            }
             Outcome::Nothing => {
                 let theirs = conclusion.trouble.as_ref().is_some_and(|trouble| match trouble.remedy {
                     // The path of a batch of one may be the reason why the connection broke.
@@ -188,7 +191,8 @@ impl TargetState {
                     | TroubleRemedy::HoldSource
                     | TroubleRemedy::Stopping => true,
                 });
-                self.conclude_without(now, batch, !theirs, conclusion.trouble.as_ref(), rng, notices);
+                let words = conclusion.trouble.as_ref().map_or("", |trouble| &trouble.words);
+                self.conclude_without(now, batch, !theirs, words, rng, notices);
             }
         }
         if self.dead_letters.len() >= self.dead_letters_look {
@@ -249,7 +253,7 @@ impl TargetState {
         now: Now,
         batch: BatchId,
         split: bool,
-        trouble: Option<&Trouble>,
+        words: &str,
         rng: &mut fastrand::Rng,
         notices: &mut Vec<Notice>,
     ) {
@@ -265,7 +269,7 @@ impl TargetState {
                 if dead_letter {
                     dead_letters.insert(path.clone());
                 }
-                let words = trouble.map_or_else(|| NO_WORDS.to_owned(), |trouble| trouble.words.clone());
+                let words = if words.is_empty() { NO_WORDS } else { words }.to_owned();
                 notices.push(Notice::PathFailed { target, path: path.clone(), words, attempts, dead_letter });
                 Fate::Retry { not_before: now.instant + pause, alone: true }
             } else if split {

@@ -109,8 +109,9 @@ fn judge_paths(code: i32, run: &Run<'_>, names: &Names<'_>) -> Verdict {
     if code == 25 {
         return verdict(Applied::Unclear, Cause::DeleteLimit, telling(run));
     }
-    if let Some(line) = lines(run).find(|line| line.starts_with(DELETES_SUPPRESSED)) {
-        return verdict(Applied::Unclear, Cause::DeletesSuppressed, line);
+    if lines(run).any(|line| line.starts_with(DELETES_SUPPRESSED)) {
+        // What the sender met, which is why, tells more than the marker.
+        return verdict(Applied::Unclear, Cause::DeletesSuppressed, telling(run));
     }
     if run.output_cut {
         return verdict(Applied::Unclear, Cause::OutputCut, telling(run));

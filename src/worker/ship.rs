@@ -129,7 +129,11 @@ impl Shipper {
                     }
                 }
                 Applied::Unclear => {
-                    return Conclusion { outcome: Outcome::Unclear, trouble: trouble_of(&verdict), directories: 0 };
+                    return Conclusion {
+                        trouble: trouble_of(&verdict),
+                        outcome: Outcome::Unclear(verdict.words),
+                        directories: 0,
+                    };
                 }
                 Applied::Nothing => {
                     let trouble = trouble_of(&verdict).unwrap_or_else(|| Trouble {

@@ -31,7 +31,7 @@ fn nothing(remedy: TroubleRemedy) -> Conclusion {
 }
 
 fn unclear() -> Conclusion {
-    Conclusion { outcome: Outcome::Unclear, trouble: None, directories: 0 }
+    Conclusion { outcome: Outcome::Unclear(String::new()), trouble: None, directories: 0 }
 }
 
 fn refused(text: &str) -> Conclusion {

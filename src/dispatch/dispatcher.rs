@@ -54,6 +54,13 @@ impl Dispatcher {
         let trouble = match report {
             Report::Seen { batch, marks, large, later } => {
                 state.on_seen(now, batch, &marks, &large, &later);
+                // Another name of a file tells of a write that every target needs; the lane that saw it first is the
+                // only one to be told by the table of links.
+                for (index, other) in self.targets.iter_mut().enumerate() {
+                    if index != usize::from(target.0) {
+                        marks.iter().filter(|mark| mark.derived).for_each(|mark| other.mark(now, mark));
+                    }
+                }
                 return notices;
             }
             Report::Concluded { batch, conclusion } => {

@@ -3,7 +3,7 @@
 //! inotify reports a write under the name that was used only (notes/kernel.md 2), so a file's other names must be
 //! marked with it. Only inodes with several links are remembered: nothing is kept per file.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::path::RelPath;
 use crate::sys::files::Identity;
@@ -24,7 +24,7 @@ pub struct Siblings {
 #[derive(Debug, Default)]
 pub struct LinkTable {
     names: HashMap<Identity, Inode>,
-    inodes: HashMap<RelPath, Identity>,
+    inodes: BTreeMap<RelPath, Identity>,
 }
 
 #[derive(Debug, Default)]
@@ -39,22 +39,25 @@ struct Inode {
 impl LinkTable {
     /// Notes that `path` is a name of the inode, which has `links` names in all; returns the others.
     pub fn note(&mut self, path: &RelPath, identity: Identity, links: u32) -> Siblings {
-        if self.inodes.get(path).is_some_and(|known| *known != identity) {
-            self.forget(path);
-        }
+        // What was written through this name when it was another inode's is that one's other names' too.
+        let mut others = match self.inodes.get(path) {
+            Some(known) if *known != identity => self.forget(path),
+            Some(_) | None => Vec::new(),
+        };
         if links < 2 {
             self.forget(path);
-            return Siblings::default();
+            return Siblings { others, incomplete: false };
         }
         if self.inodes.len() >= NAMES_MAX && !self.inodes.contains_key(path) {
-            return Siblings::default();
+            return Siblings { others, incomplete: false };
         }
         self.inodes.insert(path.clone(), identity);
         let inode = self.names.entry(identity).or_default();
         inode.names.insert(path.clone());
         inode.links = links;
+        others.extend(inode.names.iter().filter(|name| *name != path).cloned());
         Siblings {
-            others: inode.names.iter().filter(|name| *name != path).cloned().collect(),
+            others,
             incomplete: inode.searched != links && u32::try_from(inode.names.len()).is_ok_and(|known| known < links),
         }
     }
@@ -70,6 +73,20 @@ impl LinkTable {
             self.names.remove(&identity);
         }
         others
+    }
+
+    /// Notes that nothing at or beneath `path` is what it was; returns the names elsewhere of the inodes that had one there.
+    pub fn forget_within(&mut self, path: &RelPath) -> Vec<RelPath> {
+        let lost: Vec<RelPath> = self
+            .inodes
+            .range(path..)
+            .map(|(name, _)| name)
+            .take_while(|name| name.as_bytes().starts_with(path.as_bytes()))
+            .filter(|name| name.is_within(path))
+            .cloned()
+            .collect();
+        let others: BTreeSet<RelPath> = lost.iter().flat_map(|name| self.forget(name)).collect();
+        others.into_iter().filter(|name| !name.is_within(path)).collect()
     }
 
     /// Notes that the whole root was searched for this inode when it had `links` names.
@@ -132,8 +149,23 @@ mod tests {
         table.note(&path("b"), ONE, 2);
         assert_eq!(table.forget(&path("a")), [path("b")]);
         assert_eq!(table.forget(&path("a")), []);
-        // The name now belongs to another inode.
-        table.note(&path("b"), TWO, 2);
-        assert_eq!(table.note(&path("c"), ONE, 2).others, []);
+        table.note(&path("c"), ONE, 2);
+        // The name now belongs to another inode: what was written through it before is still told.
+        assert_eq!(table.note(&path("b"), TWO, 2).others, [path("c")]);
+        assert_eq!(table.note(&path("c"), TWO, 1).others, []);
+        assert_eq!(table.note(&path("d"), ONE, 2).others, []);
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_leaves_the_writes_in_it_to_names_elsewhere() {
+        let mut table = LinkTable::default();
+        table.note(&path("d/a"), ONE, 3);
+        table.note(&path("d/e/b"), ONE, 3);
+        table.note(&path("d-c"), ONE, 3);
+        table.note(&path("d/f"), TWO, 2);
+        table.note(&path("d/g"), TWO, 2);
+        assert_eq!(table.forget_within(&path("d")), [path("d-c")]);
+        assert!(!table.knows(&path("d/f")) && table.knows(&path("d-c")));
+        assert_eq!(table.forget_within(&path("d")), []);
     }
 }

@@ -197,7 +197,7 @@ impl Planner<'_> {
 
     /// Other names of the inode: the event told of one only. Marks made so do not spread further.
     fn mark_siblings(&mut self, mark: &DraftMark, sighting: &Sighting) {
-        if mark.derived || mark.kind != MarkKind::Point {
+        if mark.derived {
             return;
         }
         for other in &sighting.siblings.others {

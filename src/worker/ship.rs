@@ -198,7 +198,7 @@ impl Shipper {
                 Sighting {
                     excluded: matches!(&look, Look::Present(_))
                         && self.source.filter.excludes_within(&mark.path, directory),
-                    siblings: self.siblings(mark, &look),
+                    siblings: self.siblings(mark, &look, survey.as_ref()),
                     look,
                     survey,
                 }
@@ -206,16 +206,31 @@ impl Shipper {
             .collect()
     }
 
-    fn siblings(&self, mark: &DraftMark, look: &Look) -> Siblings {
-        match (mark.kind, look) {
-            (MarkKind::Point, Look::Present(status)) if status.entry_type != EntryType::Directory => {
-                if status.links < 2 && !self.links.lock().knows(&mark.path) {
-                    return Siblings::default();
+    /// Other names of the inodes that the mark is about, or was about: an event tells of one name only.
+    fn siblings(&self, mark: &DraftMark, look: &Look, survey: Option<&crate::plan::Survey>) -> Siblings {
+        let mut links = self.links.lock();
+        match (mark.kind, look, survey) {
+            (MarkKind::Attributes, ..) => Siblings::default(),
+            (MarkKind::Listing | MarkKind::Subtree, _, Some(survey)) => {
+                // Whatever was compared without a hint of a write tells nothing of other names.
+                let told = mark.content != Content::Compare;
+                let mut siblings = Siblings::default();
+                if told && mark.kind == MarkKind::Subtree {
+                    siblings.others = links.forget_within(&mark.path);
                 }
-                self.links.lock().note(&mark.path, status.identity, status.links)
+                for found in &survey.linked {
+                    let known = links.note(&found.path, found.identity, found.links);
+                    siblings.incomplete |= known.incomplete;
+                    siblings.others.extend(known.others.into_iter().filter(|other| !other.is_within(&mark.path)));
+                }
+                siblings.others.sort_unstable();
+                siblings.others.dedup();
+                if told { siblings } else { Siblings::default() }
             }
-            (MarkKind::Point, _) => Siblings { others: self.links.lock().forget(&mark.path), incomplete: false },
-            (MarkKind::Attributes | MarkKind::Listing | MarkKind::Subtree, _) => Siblings::default(),
+            (_, Look::Present(status), _) if status.entry_type != EntryType::Directory => {
+                links.note(&mark.path, status.identity, status.links)
+            }
+            (..) => Siblings { others: links.forget_within(&mark.path), incomplete: false },
         }
     }
 
@@ -245,11 +260,6 @@ impl Shipper {
         let survey =
             crate::plan::survey(self.source.root.as_fd(), &mark.path, recurse, &self.source.filter, &limits).ok()?;
         *budget = budget.saturating_sub(survey.entries);
-        let mut links = self.links.lock();
-        for found in &survey.linked {
-            links.note(&found.path, found.identity, found.links);
-        }
-        drop(links);
         tracing::trace!(root = self.source.name, batch = draft.batch.0, path = %mark.path, survey.entries, "surveyed");
         Some(survey)
     }

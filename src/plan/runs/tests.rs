@@ -193,7 +193,7 @@ fn other_names_of_the_inode_are_marked_once() {
     };
     check(point("d/x"), &["Point e/y Resend Live", "Point e/z Resend Live"]);
     check(DraftMark { derived: true, ..point("d/x") }, &[]);
-    check(mark(MarkKind::Listing, "d", Content::Compare), &[]);
+    check(mark(MarkKind::Listing, "d", Content::Resend), &["Point e/y Resend Live", "Point e/z Resend Live"]);
     let background = Draft { priority: Priority::Background, ..draft(vec![point("d/x")]) };
     let plan = plan(&background, &[Sighting { siblings, ..file(1) }], &OPTIONS);
     assert!(!plan.search_links, "a cold start sees all names anyway");

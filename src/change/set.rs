@@ -49,6 +49,9 @@ const CANDIDATES_MAX: usize = 20_000;
 /// beside a recovery that nobody should wait for in vain.
 const BACKGROUND_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long live marks then wait for it, before it has to be patient again.
+const BACKGROUND_TURN: Duration = Duration::from_secs(2);
+
 /// Which kind of rsync run a draft becomes. The kinds never mix in one run (notes/rsync.md 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -490,7 +493,7 @@ impl ChangeSet {
     pub fn take(&mut self, now: Instant, want: Want) -> Option<Draft> {
         self.cool(now);
         self.epoch += 1;
-        if self.is_background_overdue(now) && !want.large {
+        if !want.large && self.background_turn(now).0 {
             if want.background
                 && let Some(draft) = self.take_of(now, Priority::Background, want)
             {
@@ -504,9 +507,20 @@ impl ChangeSet {
 
     /// A background mark needs a moment without a live batch beneath it, which steady load may never leave. Once it
     /// has waited long enough it goes first, and the live marks beneath it wait for it.
-    fn is_background_overdue(&self, now: Instant) -> bool {
+    ///
+    /// Only for a while at a time: a batch in flight that hangs must not stop everything else. Gives whether the turn is
+    /// now, and when that changes, if there is a background mark that is due.
+    fn background_turn(&self, now: Instant) -> (bool, Option<Instant>) {
         let first = self.queues[lane(Priority::Background, false)].first();
-        first.is_some_and(|turn| now.saturating_duration_since(turn.0) >= BACKGROUND_PATIENCE)
+        let Some((due, ..)) = first.filter(|turn| turn.0 <= now) else { return (false, None) };
+        let cycle = BACKGROUND_PATIENCE + BACKGROUND_TURN;
+        let waited = now.saturating_duration_since(*due);
+        let into = Duration::from_nanos(u64::try_from(waited.as_nanos() % cycle.as_nanos()).unwrap_or(0));
+        if into >= BACKGROUND_PATIENCE {
+            (true, Some(now + (cycle - into)))
+        } else {
+            (false, Some(now + (BACKGROUND_PATIENCE - into)))
+        }
     }
 
     fn reserve_overdue(&mut self) {
@@ -898,6 +912,7 @@ impl ChangeSet {
         self.queues
             .iter()
             .filter_map(|queue| queue.range((now, u64::MAX, ROOT)..).find(|turn| turn.0 > now).map(|turn| turn.0))
+            .chain(self.background_turn(now).1)
             .min()
     }
 

@@ -130,6 +130,8 @@ pub enum TroubleRemedy {
     DropMissingArgs,
     /// The root is not what it was: send nothing, look again soon.
     HoldSource,
+    /// The source changed under the transfer: send it again.
+    Again,
     /// The agent is ending: nothing.
     Stopping,
 }

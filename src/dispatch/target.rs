@@ -189,6 +189,7 @@ impl TargetState {
                     | TroubleRemedy::PauseFull
                     | TroubleRemedy::DropMissingArgs
                     | TroubleRemedy::HoldSource
+                    | TroubleRemedy::Again
                     | TroubleRemedy::Stopping => true,
                 });
                 let words = conclusion.trouble.as_ref().map_or("", |trouble| &trouble.words);
@@ -341,6 +342,7 @@ impl TargetState {
                 }
                 return None;
             }
+            TroubleRemedy::Again => return None,
             TroubleRemedy::HoldSource | TroubleRemedy::Stopping => return Some(trouble),
         };
         let was_open = matches!(self.breaker, Breaker::Open { .. });

@@ -105,6 +105,14 @@ impl Reaper {
         }))
     }
 
+    /// Whether the process hangs in opening a FIFO that nobody writes to, as far as the kernel tells
+    /// (`/proc/PID/wchan`, proc(5)).
+    #[must_use]
+    pub fn waits_for_fifo(&self) -> bool {
+        let path = format!("/proc/{}/wchan", self.group.as_raw_nonzero());
+        std::fs::read(path).is_ok_and(|place| place == b"wait_for_partner" || place == b"fifo_open")
+    }
+
     /// Asks the whole group to end.
     pub fn terminate_group(&self) {
         let _gone_already = rustix::process::kill_process_group(self.group, Signal::TERM);

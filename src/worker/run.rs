@@ -33,6 +33,9 @@ const OUTPUT_MAX: usize = 256 * 1024;
 /// Between TERM and KILL. A daemon's receiver removes its temporary file on TERM (notes/rsync.md 8).
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Between two looks at what a running rsync waits for.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
+
 const WAKE: Token = Token(0);
 const STDOUT: Token = Token(1);
 const STDERR: Token = Token(2);
@@ -62,6 +65,8 @@ pub enum Stop {
     Deadline,
     /// The agent is ending.
     Asked,
+    /// It waits for a writer of a FIFO: a file became one between rsync's look and its open, which then never returns.
+    Fifo,
 }
 
 /// How urgent it is that a run ends.
@@ -188,6 +193,7 @@ impl Supervisor {
             ended: None,
             stopped: None,
             kill_at: None,
+            look_at: started + LOOK_PAUSE,
         };
         let followed = self.follow(&mut watched, deadline, urgency);
         if followed.is_err() {
@@ -227,7 +233,7 @@ impl Supervisor {
         let mut events = Events::with_capacity(8);
         let result = loop {
             watched.mind(clock::now(), deadline, urgency());
-            let wake_at = watched.kill_at.unwrap_or(deadline);
+            let wake_at = watched.kill_at.unwrap_or(deadline).min(watched.look_at);
             let wait = wake_at.saturating_duration_since(clock::now()).saturating_add(Duration::from_millis(1));
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -256,6 +262,7 @@ struct Watched {
     ended: Option<Ended>,
     stopped: Option<Stop>,
     kill_at: Option<Instant>,
+    look_at: Instant,
 }
 
 impl Watched {
@@ -276,6 +283,14 @@ impl Watched {
     }
 
     fn mind(&mut self, now: Instant, deadline: Instant, urgency: Urgency) {
+        if now >= self.look_at {
+            self.look_at = now + LOOK_PAUSE;
+            if self.kill_at.is_none() && self.reaper.waits_for_fifo() {
+                self.stopped = Some(Stop::Fifo);
+                self.reaper.terminate_group();
+                self.kill_at = Some(now + GRACE);
+            }
+        }
         if self.kill_at.is_some_and(|kill_at| now >= kill_at) || urgency == Urgency::Kill {
             self.stopped.get_or_insert(Stop::Asked);
             self.reaper.kill_group();

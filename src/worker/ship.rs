@@ -293,6 +293,14 @@ impl Shipper {
     fn judge(&self, run: &Run, finished: &Finished) -> Result<Verdict, Trouble> {
         let exit = match (finished.stopped, finished.ended) {
             (Some(Stop::Asked), _) => return Err(stopping()),
+            (Some(Stop::Fifo), _) => {
+                return Err(Trouble {
+                    cause: "fifo_race",
+                    remedy: TroubleRemedy::Again,
+                    words: "a file became a FIFO while it was sent".to_owned(),
+                    hint: None,
+                });
+            }
             (Some(Stop::Deadline), _) => Exit::Watchdog,
             (None, child::Ended::Code(code)) if code == i32::from(SHIM_NOT_RUN) => {
                 return Err(Trouble {

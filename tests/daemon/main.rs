@@ -15,6 +15,7 @@ mod chaos;
 mod churn;
 mod cold_start;
 mod compare;
+mod fifo;
 mod ground;
 mod names;
 mod plan_rules;

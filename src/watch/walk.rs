@@ -157,12 +157,12 @@ impl Shard {
         let here = self.map.child(parent, name);
         match (self.map.of_wd(wd), here) {
             (Some(known), Some(here)) if known == here => Visit::Known(known),
-            (Some(moved), _) => {
-                self.drop_child(parent, name);
-                // Dropping the old holder of the name cannot have removed `moved`, unless it lay beneath it.
-                if !self.map.contains(moved) {
-                    return self.bind_new(parent, name, wd);
+            (Some(moved), here) => {
+                // Its watch is to outlive the old holder of the name, also if it lay beneath that one.
+                if here.is_some_and(|here| self.map.is_beneath(moved, here)) {
+                    self.map.detach(moved);
                 }
+                self.drop_child(parent, name);
                 if self.map.attach(moved, parent, name) { Visit::New(moved) } else { Visit::Nothing }
             }
             (None, Some(here)) if self.map.wd(here).is_none() => {

@@ -36,12 +36,16 @@ pub(super) struct Walk {
     stack: Vec<(DirectoryId, Box<[u8]>)>,
     /// Something new was found, so the end of the walk is worth a mark.
     found: bool,
+    /// What is watched under its name already is entered too.
+    thorough: bool,
 }
 
 /// What became of one directory.
 enum Visit {
     /// Its watch is new: it was listed, or is to be entered again.
     New(DirectoryId),
+    /// It had its watch under another name: it is listed again, and so is what lies beneath where it matters.
+    Moved(DirectoryId),
     /// It had its watch under this name already.
     Known(DirectoryId),
     /// It is there but cannot be watched: it is compared now and then instead.
@@ -54,7 +58,9 @@ enum Visit {
 
 impl Walk {
     pub(super) fn new(parent: DirectoryId, name: &[u8], reason: Reason) -> Self {
-        Self { parent, name: name.into(), reason, stack: vec![(parent, name.into())], found: false }
+        // A recovery trusts nothing.
+        let thorough = matches!(reason, Reason::Recovery(_));
+        Self { parent, name: name.into(), reason, stack: vec![(parent, name.into())], found: false, thorough }
     }
 }
 
@@ -83,8 +89,16 @@ impl Shard {
                 walk.found = true;
                 Some(directory)
             }
-            // Whoever bound it has listed it; only a recovery trusts nothing.
-            Visit::Known(directory) => matches!(walk.reason, Reason::Recovery(_)).then_some(directory),
+            Visit::Moved(directory) => {
+                walk.found = true;
+                // Another walk may hold what lies beneath, and ends after this one's mark; and rules that name a place
+                // say something else of it now.
+                let others = !(self.walks.is_empty() && self.suspended.is_empty());
+                walk.thorough |= others || !self.source.filter.is_empty();
+                Some(directory)
+            }
+            // Whoever bound it has listed it.
+            Visit::Known(directory) => walk.thorough.then_some(directory),
             Visit::Unwatched => {
                 walk.found = true;
                 None
@@ -163,7 +177,7 @@ impl Shard {
                     self.map.detach(moved);
                 }
                 self.drop_child(parent, name);
-                if self.map.attach(moved, parent, name) { Visit::New(moved) } else { Visit::Nothing }
+                if self.map.attach(moved, parent, name) { Visit::Moved(moved) } else { Visit::Nothing }
             }
             (None, Some(here)) if self.map.wd(here).is_none() => {
                 self.map.bind(here, wd);

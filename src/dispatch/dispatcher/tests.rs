@@ -256,6 +256,23 @@ fn a_held_root_is_tried_though_an_old_batch_is_still_under_way() {
 }
 
 #[test]
+fn while_a_held_root_is_tried_nobody_is_woken_for_what_cannot_go() {
+    // The probe of a dead target was due all the while, so the dispatcher's thread did not rest.
+    let mut bench = Bench::new(2, 1);
+    bench.mark(&[point("a")]);
+    let actions = bench.tick();
+    bench.end(&actions[1], nothing(TroubleRemedy::Pause(Pace::Soon)));
+    bench.end(&actions[0], nothing(TroubleRemedy::HoldSource));
+    bench.pass(SECOND);
+    let attempt = bench.one();
+    bench.pass(SECOND);
+    assert_eq!(bench.tick(), []);
+    assert_eq!(bench.dispatcher.wake_at(bench.now().instant), None);
+    bench.end(&attempt, done());
+    assert!(matches!(bench.one().order, Order::Probe { .. }));
+}
+
+#[test]
 fn a_dead_target_does_not_delay_another() {
     let mut bench = Bench::new(2, 2);
     bench.mark(&[point("a")]);

@@ -37,24 +37,21 @@ struct Inode {
 }
 
 impl LinkTable {
-    /// Notes that `path` is a name of the inode, which has `links` names in all; returns the others.
+    /// Notes that `path` is a name of the inode, which has `links` names in all; returns the others, and those of the
+    /// inode that the name had before, as in [`Self::forget`].
     pub fn note(&mut self, path: &RelPath, identity: Identity, links: u32) -> Siblings {
-        if self.inodes.get(path).is_some_and(|known| *known != identity) {
-            self.forget(path);
-        }
-        if links < 2 {
-            self.forget(path);
-            return Siblings::default();
-        }
-        if self.inodes.len() >= NAMES_MAX && !self.inodes.contains_key(path) {
-            return Siblings::default();
+        let stays = links >= 2 && self.inodes.get(path).is_none_or(|known| *known == identity);
+        let mut others = if stays { Vec::new() } else { self.forget(path) };
+        if links < 2 || (self.inodes.len() >= NAMES_MAX && !self.inodes.contains_key(path)) {
+            return Siblings { others, incomplete: false };
         }
         self.inodes.insert(path.clone(), identity);
         let inode = self.names.entry(identity).or_default();
         inode.names.insert(path.clone());
         inode.links = links;
+        others.extend(inode.names.iter().filter(|name| *name != path).cloned());
         Siblings {
-            others: inode.names.iter().filter(|name| *name != path).cloned().collect(),
+            others,
             incomplete: inode.searched != links && u32::try_from(inode.names.len()).is_ok_and(|known| known < links),
         }
     }
@@ -135,5 +132,16 @@ mod tests {
         // The name now belongs to another inode.
         table.note(&path("b"), TWO, 2);
         assert_eq!(table.note(&path("c"), ONE, 2).others, []);
+    }
+
+    #[test]
+    fn a_name_that_was_replaced_leaves_its_writes_to_the_others() {
+        for links in [1, 2] {
+            let mut table = LinkTable::default();
+            table.note(&path("a"), ONE, 2);
+            table.note(&path("b"), ONE, 2);
+            assert_eq!(table.note(&path("a"), TWO, links).others, [path("b")], "{links}");
+            assert_eq!(table.note(&path("a"), TWO, links).others, []);
+        }
     }
 }

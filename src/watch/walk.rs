@@ -215,9 +215,12 @@ impl Shard {
         let Some(path) = self.map.path(directory) else { return };
         let names = match self.subdirectories(&path) {
             Ok(names) => names,
+            // It is gone, or something else has its name now: another event says so.
+            Err(error) if is_gone(&error) => return,
             Err(error) => {
                 self.source.say_unreadable(&path, &error);
-                return;
+                // What lies beneath has no watch, so it is asked for again.
+                return self.leave_unwatched(path, &error);
             }
         };
         let known = self.map.children(directory);
@@ -252,16 +255,17 @@ impl Shard {
     }
 
     fn cannot_open(&mut self, parent: DirectoryId, name: &[u8], path: &RelPath, error: &io::Error) -> Visit {
-        match error.raw_os_error() {
-            // It is gone, or something else has its name now: another event says so.
-            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => {
-                self.drop_child(parent, name);
-                Visit::Nothing
-            }
-            _ => {
-                self.leave_unwatched(path.clone(), error);
-                Visit::Unwatched
-            }
+        // Another event says so.
+        if is_gone(error) {
+            self.drop_child(parent, name);
+            return Visit::Nothing;
         }
+        self.leave_unwatched(path.clone(), error);
+        Visit::Unwatched
     }
+}
+
+/// Whether the directory is not there, or something else has its name now.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
 }

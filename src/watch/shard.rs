@@ -431,14 +431,15 @@ impl Shard {
         // What is there at the start is compared anyway once all is watched.
         let first = !self.source.is_live();
         let root = self.map.root();
-        let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|(name, _)| {
-            files::status_at(self.source.root.as_fd(), name)
-                .is_ok_and(|status| status.entry_type == EntryType::Directory)
+        let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|(name, occasion)| {
+            *occasion != Occasion::Left
+                && files::status_at(self.source.root.as_fd(), name)
+                    .is_ok_and(|status| status.entry_type == EntryType::Directory)
         });
         for (name, occasion) in present {
             let reason = match occasion {
                 _ if first => Reason::Start,
-                Occasion::Event => Reason::Arrived,
+                Occasion::Event | Occasion::Left => Reason::Arrived,
                 Occasion::Lost => Reason::Appeared,
             };
             self.start_walk(root, &name, reason);

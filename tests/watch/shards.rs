@@ -119,3 +119,18 @@ fn a_directory_that_takes_the_name_of_its_own_parent_stays_watched() {
     }
     assert_eq!(script.watched(), 5, "{}", script.shown());
 }
+
+/// The owner of the directory that left took the new one of that name for its own, and watched it beside its owner.
+#[test]
+fn a_top_level_directory_that_takes_a_name_is_watched_by_one_shard_only() {
+    let mut script = start();
+    let watched = script.watched();
+    for name in ["one", "two", "three", "four"] {
+        fs::rename(script.at(name), script.at(&format!("{name} before"))).unwrap();
+        script.drain();
+        fs::create_dir(script.at(name)).unwrap();
+        script.settle();
+        script.give_up_departed();
+    }
+    assert_eq!(script.watched(), watched + 4, "{}", script.shown());
+}

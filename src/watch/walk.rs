@@ -38,6 +38,7 @@ pub(super) struct Walk {
     found: bool,
     /// What is watched under its name already is entered too.
     thorough: bool,
+    begun: bool,
 }
 
 /// What became of one directory.
@@ -60,15 +61,45 @@ impl Walk {
     pub(super) fn new(parent: DirectoryId, name: &[u8], reason: Reason) -> Self {
         // A recovery trusts nothing.
         let thorough = matches!(reason, Reason::Recovery(_));
-        Self { parent, name: name.into(), reason, stack: vec![(parent, name.into())], found: false, thorough }
+        Self {
+            parent,
+            name: name.into(),
+            reason,
+            stack: vec![(parent, name.into())],
+            found: false,
+            thorough,
+            begun: false,
+        }
     }
 }
 
 impl Shard {
+    /// Walks all that the shard watches, when events were lost. A walk of the same that has not begun does for both, so
+    /// that overflow after overflow adds nothing; the others go on, and these come after them.
+    pub(super) fn start_recovery(&mut self, content: Content) {
+        let root = self.map.root();
+        let mut names: HashSet<Box<[u8]>> = self.map.children(root).into_iter().map(|(_, name)| name).collect();
+        for walk in &mut self.walks {
+            if let Reason::Recovery(waiting) = &mut walk.reason
+                && walk.parent == root
+                && !walk.begun
+                && names.remove(&walk.name)
+            {
+                *waiting = waiting.join(content);
+            }
+        }
+        let walks = names.iter().map(|name| Walk::new(root, name, Reason::Recovery(content)));
+        for _walk in &names {
+            self.source.unsettled_up();
+        }
+        self.walks.splice(0..0, walks);
+    }
+
     /// Visits up to `budget` directories of the open walks. Returns whether more are waiting.
     pub(super) fn walk_slice(&mut self, budget: usize) -> bool {
         for _directory in 0..budget {
             let Some(mut walk) = self.walks.pop() else { return false };
+            walk.begun = true;
             match walk.stack.pop() {
                 None => self.finish_walk(&walk),
                 Some((parent, name)) if self.step(&mut walk, parent, &name) => self.walks.push(walk),

@@ -73,7 +73,7 @@ impl ErrandBox {
     pub(super) fn add(&self, name: Box<[u8]>, occasion: Occasion) -> bool {
         let mut names = self.names.lock();
         let waiting = names.get(&name).copied();
-        names.insert(name, waiting.map_or(occasion, |waiting| waiting.max(occasion)));
+        names.insert(name, waiting.map_or(occasion, |waiting| waiting.then(occasion)));
         drop(names);
         self.wake();
         waiting.is_none()

@@ -92,11 +92,8 @@ impl Dispatcher {
         if self.stopping {
             return actions;
         }
-        match &mut self.held {
-            Some(held) if held.until > now || (held.trying && !self.targets.iter().all(TargetState::is_idle)) => {
-                return actions;
-            }
-            Some(_) | None => {}
+        if self.held.as_ref().is_some_and(|held| held.until > now) || self.is_trying() {
+            return actions;
         }
         for target in &mut self.targets {
             target.assign(now, &mut actions);
@@ -112,6 +109,11 @@ impl Dispatcher {
         actions
     }
 
+    /// Whether a batch is under way that shows whether the root is back.
+    fn is_trying(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.trying) && !self.is_idle()
+    }
+
     /// When `on_tick` is worth a call even if nothing else happens.
     #[must_use]
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
@@ -122,6 +124,10 @@ impl Dispatcher {
             && held.until > now
         {
             return Some(held.until);
+        }
+        if self.is_trying() {
+            // Its report comes by itself, and nothing that is due meanwhile can go.
+            return None;
         }
         self.targets.iter().filter_map(|target| target.wake_at(now)).min()
     }

@@ -100,7 +100,7 @@ pub struct FailedMark {
 /// Why a single mark failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Why {
-    /// The source changed between the look and the transfer: look again at once.
+    /// The source changed between the look and the transfer: look again, at once the first time.
     Raced,
     /// The target refuses it, or the source cannot be read: again after a pause.
     Refused,

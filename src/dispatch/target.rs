@@ -38,6 +38,10 @@ const DEAD_LETTER_PAUSE: Duration = Duration::from_secs(600);
 /// What the operator hears of a path that failed alone without a word from rsync that names it.
 const NO_WORDS: &str = "rsync failed with this path alone and did not say why";
 
+/// Between the retries of a path that changes whenever it is sent, or seems to: a name that is listed but not there, a
+/// symlink in its way on the target, a checksum that never fits.
+const RACED_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(10) };
+
 const PATH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 
 #[derive(Debug, Clone, Copy)]
@@ -224,7 +228,21 @@ impl TargetState {
                 dead_letters.remove(path);
                 Fate::Done
             }
-            Some(FailedMark { why: Why::Raced, .. }) => Fate::Again { large: false },
+            Some(FailedMark { why: Why::Raced, words, .. }) => {
+                let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
+                if attempts >= ATTEMPTS_MAX {
+                    notices.push(Notice::PathFailed {
+                        target,
+                        path: path.clone(),
+                        words,
+                        attempts,
+                        dead_letter: false,
+                    });
+                }
+                // At once, the first time: then it is what it says. What always says so must not keep a lane busy.
+                let pause = if attempts == 1 { Duration::ZERO } else { RACED_BACKOFF.pause(attempts - 1, rng) };
+                Fate::Retry { not_before: now.instant + pause, alone: false }
+            }
             Some(FailedMark { why: Why::Refused, words, .. }) => {
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
                 let dead_letter = attempts >= ATTEMPTS_MAX;

@@ -37,18 +37,12 @@ struct Inode {
 }
 
 impl LinkTable {
-    /// Notes that `path` is a name of the inode, which has `links` names in all; returns the others.
+    /// Notes that `path` is a name of the inode, which has `links` names in all; returns the others, and those of the
+    /// inode that the name had before, as in [`Self::forget`].
     pub fn note(&mut self, path: &RelPath, identity: Identity, links: u32) -> Siblings {
-        // What was written through this name when it was another inode's is that one's other names' too.
-        let mut others = match self.inodes.get(path) {
-            Some(known) if *known != identity => self.forget(path),
-            Some(_) | None => Vec::new(),
-        };
-        if links < 2 {
-            self.forget(path);
-            return Siblings { others, incomplete: false };
-        }
-        if self.inodes.len() >= NAMES_MAX && !self.inodes.contains_key(path) {
+        let stays = links >= 2 && self.inodes.get(path).is_none_or(|known| *known == identity);
+        let mut others = if stays { Vec::new() } else { self.forget(path) };
+        if links < 2 || (self.inodes.len() >= NAMES_MAX && !self.inodes.contains_key(path)) {
             return Siblings { others, incomplete: false };
         }
         self.inodes.insert(path.clone(), identity);
@@ -167,5 +161,16 @@ mod tests {
         assert_eq!(table.forget_within(&path("d")), [path("d-c")]);
         assert!(!table.knows(&path("d/f")) && table.knows(&path("d-c")));
         assert_eq!(table.forget_within(&path("d")), []);
+    }
+
+    #[test]
+    fn a_name_that_was_replaced_leaves_its_writes_to_the_others() {
+        for links in [1, 2] {
+            let mut table = LinkTable::default();
+            table.note(&path("a"), ONE, 2);
+            table.note(&path("b"), ONE, 2);
+            assert_eq!(table.note(&path("a"), TWO, links).others, [path("b")], "{links}");
+            assert_eq!(table.note(&path("a"), TWO, links).others, []);
+        }
     }
 }

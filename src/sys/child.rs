@@ -90,12 +90,31 @@ impl Reaper {
         self.pidfd.as_raw_fd()
     }
 
-    /// Reaps the child if it has ended (`waitid(P_PIDFD)`).
+    /// Whether the child has ended; it stays a zombie, which keeps its number from being given away.
+    ///
+    /// # Errors
+    /// Those of waitid(2).
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Ok(rustix::process::waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options)?.is_some())
+    }
+
+    /// Reaps the child if it has ended (`waitid(P_PIDFD)`). Its group must not be signalled after that: its number may
+    /// be another one's.
     ///
     /// # Errors
     /// Those of waitid(2).
     pub fn try_reap(&self) -> io::Result<Option<Ended>> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        self.wait(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    /// Kills the whole group and waits for the child, which has not been reaped.
+    pub fn end(&self) {
+        self.kill_group();
+        let _nobody_asks: io::Result<Option<Ended>> = self.wait(WaitIdOptions::EXITED);
+    }
+
+    fn wait(&self, options: WaitIdOptions) -> io::Result<Option<Ended>> {
         let Some(status) = rustix::process::waitid(rustix::process::WaitId::PidFd(self.pidfd.as_fd()), options)? else {
             return Ok(None);
         };

@@ -191,6 +191,19 @@ impl Directories {
         self.get(directory).is_some_and(|node| directory.index != 0 && node.parent == NONE)
     }
 
+    /// Whether the directory lies beneath `above`, or is it.
+    #[must_use]
+    pub fn is_beneath(&self, directory: DirectoryId, above: DirectoryId) -> bool {
+        if self.get(directory).is_none() || self.get(above).is_none() {
+            return false;
+        }
+        let mut at = directory.index;
+        while at != NONE && at != above.index {
+            at = self.nodes[at as usize].parent;
+        }
+        at == above.index
+    }
+
     /// Removes the directory and all beneath it; returns their watches. The root stays, but loses its children.
     pub fn remove(&mut self, directory: DirectoryId) -> Vec<Wd> {
         if self.get(directory).is_none() {

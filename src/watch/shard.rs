@@ -36,6 +36,9 @@ const DEPARTED_WAIT: Duration = Duration::from_millis(100);
 /// How often directories without a watch are compared, and tried again. Unit: time.
 const UNWATCHED_PAUSE: Duration = Duration::from_secs(60);
 
+/// Between two lines about overflows of one shard. Unit: time.
+const OVERFLOW_LINES_PAUSE: Duration = Duration::from_secs(10);
+
 /// How far before its event a file's ctime may lie: stamps are taken at the start of a write and of a mapped page's
 /// first store. Unit: time. Why 120 s: 40 s is the least that is sound (measured: 30.8 s for mapped pages).
 pub const CTIME_SLACK: Duration = Duration::from_secs(120);
@@ -197,6 +200,7 @@ pub struct Shard {
     out: Vec<Mark>,
     unwatched: BTreeMap<RelPath, Instant>,
     last_empty: WallTime,
+    overflow_said: Option<Instant>,
     buffer: Vec<u8>,
     watched_told: i64,
 }
@@ -220,6 +224,7 @@ impl Shard {
             out: Vec::new(),
             unwatched: BTreeMap::new(),
             last_empty: clock::coarse_now(),
+            overflow_said: None,
             buffer: vec![0; READ_BUFFER],
             watched_told: 0,
         })
@@ -431,14 +436,15 @@ impl Shard {
         // What is there at the start is compared anyway once all is watched.
         let first = !self.source.is_live();
         let root = self.map.root();
-        let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|(name, _)| {
-            files::status_at(self.source.root.as_fd(), name)
-                .is_ok_and(|status| status.entry_type == EntryType::Directory)
+        let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|(name, occasion)| {
+            *occasion != Occasion::Left
+                && files::status_at(self.source.root.as_fd(), name)
+                    .is_ok_and(|status| status.entry_type == EntryType::Directory)
         });
         for (name, occasion) in present {
             let reason = match occasion {
                 _ if first => Reason::Start,
-                Occasion::Event => Reason::Arrived,
+                Occasion::Event | Occasion::Left => Reason::Arrived,
                 Occasion::Lost => Reason::Appeared,
             };
             self.start_walk(root, &name, reason);
@@ -523,13 +529,17 @@ impl Shard {
     fn recover(&mut self) {
         self.source.counters.overflows.fetch_add(1, Ordering::Relaxed);
         let since = self.last_empty.minus(CTIME_SLACK);
-        tracing::warn!(
-            root = self.source.name,
-            shard = self.id.0,
-            "the kernel's event queue overflowed: comparing what this shard watches \
-             (raise fs.inotify.max_queued_events, see sysctl/)"
-        );
-        let root = self.map.root();
+        let now = clock::now();
+        if self.overflow_said.is_none_or(|said| now.saturating_duration_since(said) >= OVERFLOW_LINES_PAUSE) {
+            self.overflow_said = Some(now);
+            tracing::warn!(
+                root = self.source.name,
+                shard = self.id.0,
+                overflows = self.source.reading().overflows,
+                "the kernel's event queue overflowed: comparing what this shard watches \
+                 (raise fs.inotify.max_queued_events, see sysctl/)"
+            );
+        }
         if self.trunk.is_some() {
             if let Err(error) = self.deal_root() {
                 self.source.say_unreadable(&RelPath::root(), &error);
@@ -537,9 +547,7 @@ impl Shard {
             let mark = Mark::new(RelPath::root(), MarkKind::Listing);
             self.emit(mark.content(Content::Since(since)).priority(Priority::Background));
         }
-        for (_, name) in self.map.children(root) {
-            self.start_walk(root, &name, Reason::Recovery(Content::Since(since)));
-        }
+        self.start_recovery(Content::Since(since));
     }
 
     /// Turns the drain's touched names into marks.

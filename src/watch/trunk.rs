@@ -19,13 +19,23 @@ pub struct Errand {
     pub occasion: Occasion,
 }
 
-/// Why a top-level name is looked at. Merged errands keep the greater.
+/// Why a top-level name is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Occasion {
+    /// The directory of that name left: it is not the owner's any more, also if there is another one by now.
+    Left,
     /// Events of the root were lost: most likely the name has what it had, and then there is nothing to do.
     Lost,
     /// An event named it, or it was not known before.
     Event,
+}
+
+impl Occasion {
+    /// What a waiting errand becomes when the same is asked for again: the newer counts, but a loss adds nothing.
+    #[must_use]
+    pub fn then(self, newer: Self) -> Self {
+        if newer == Self::Lost { self } else { newer }
+    }
 }
 
 /// Who owns which top-level name.
@@ -81,7 +91,7 @@ impl Trunk {
         if let Some(owner) = self.owners.remove(name) {
             self.load[usize::from(owner.0)] -= 1;
             self.left = (cookie != 0).then_some((cookie, owner));
-            self.errands.insert((owner, name.into()), Occasion::Event);
+            self.errands.insert((owner, name.into()), Occasion::Left);
         }
     }
 

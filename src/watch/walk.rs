@@ -36,12 +36,17 @@ pub(super) struct Walk {
     stack: Vec<(DirectoryId, Box<[u8]>)>,
     /// Something new was found, so the end of the walk is worth a mark.
     found: bool,
+    /// What is watched under its name already is entered too.
+    thorough: bool,
+    begun: bool,
 }
 
 /// What became of one directory.
 enum Visit {
     /// Its watch is new: it was listed, or is to be entered again.
     New(DirectoryId),
+    /// It had its watch under another name: it is listed again, and so is what lies beneath where it matters.
+    Moved(DirectoryId),
     /// It had its watch under this name already.
     Known(DirectoryId),
     /// It is there but cannot be watched: it is compared now and then instead.
@@ -54,15 +59,47 @@ enum Visit {
 
 impl Walk {
     pub(super) fn new(parent: DirectoryId, name: &[u8], reason: Reason) -> Self {
-        Self { parent, name: name.into(), reason, stack: vec![(parent, name.into())], found: false }
+        // A recovery trusts nothing.
+        let thorough = matches!(reason, Reason::Recovery(_));
+        Self {
+            parent,
+            name: name.into(),
+            reason,
+            stack: vec![(parent, name.into())],
+            found: false,
+            thorough,
+            begun: false,
+        }
     }
 }
 
 impl Shard {
+    /// Walks all that the shard watches, when events were lost. A walk of the same that has not begun does for both, so
+    /// that overflow after overflow adds nothing; the others go on, and these come after them.
+    pub(super) fn start_recovery(&mut self, content: Content) {
+        let root = self.map.root();
+        let mut names: HashSet<Box<[u8]>> = self.map.children(root).into_iter().map(|(_, name)| name).collect();
+        for walk in &mut self.walks {
+            if let Reason::Recovery(waiting) = &mut walk.reason
+                && walk.parent == root
+                && !walk.begun
+                && names.remove(&walk.name)
+            {
+                *waiting = waiting.join(content);
+            }
+        }
+        let walks = names.iter().map(|name| Walk::new(root, name, Reason::Recovery(content)));
+        for _walk in &names {
+            self.source.unsettled_up();
+        }
+        self.walks.splice(0..0, walks);
+    }
+
     /// Visits up to `budget` directories of the open walks. Returns whether more are waiting.
     pub(super) fn walk_slice(&mut self, budget: usize) -> bool {
         for _directory in 0..budget {
             let Some(mut walk) = self.walks.pop() else { return false };
+            walk.begun = true;
             match walk.stack.pop() {
                 None => self.finish_walk(&walk),
                 Some((parent, name)) if self.step(&mut walk, parent, &name) => self.walks.push(walk),
@@ -83,8 +120,16 @@ impl Shard {
                 walk.found = true;
                 Some(directory)
             }
-            // Whoever bound it has listed it; only a recovery trusts nothing.
-            Visit::Known(directory) => matches!(walk.reason, Reason::Recovery(_)).then_some(directory),
+            Visit::Moved(directory) => {
+                walk.found = true;
+                // Another walk may hold what lies beneath, and ends after this one's mark; and rules that name a place
+                // say something else of it now.
+                let others = !(self.walks.is_empty() && self.suspended.is_empty());
+                walk.thorough |= others || !self.source.filter.is_empty();
+                Some(directory)
+            }
+            // Whoever bound it has listed it.
+            Visit::Known(directory) => walk.thorough.then_some(directory),
             Visit::Unwatched => {
                 walk.found = true;
                 None
@@ -157,13 +202,13 @@ impl Shard {
         let here = self.map.child(parent, name);
         match (self.map.of_wd(wd), here) {
             (Some(known), Some(here)) if known == here => Visit::Known(known),
-            (Some(moved), _) => {
-                self.drop_child(parent, name);
-                // Dropping the old holder of the name cannot have removed `moved`, unless it lay beneath it.
-                if !self.map.contains(moved) {
-                    return self.bind_new(parent, name, wd);
+            (Some(moved), here) => {
+                // Its watch is to outlive the old holder of the name, also if it lay beneath that one.
+                if here.is_some_and(|here| self.map.is_beneath(moved, here)) {
+                    self.map.detach(moved);
                 }
-                if self.map.attach(moved, parent, name) { Visit::New(moved) } else { Visit::Nothing }
+                self.drop_child(parent, name);
+                if self.map.attach(moved, parent, name) { Visit::Moved(moved) } else { Visit::Nothing }
             }
             (None, Some(here)) if self.map.wd(here).is_none() => {
                 self.map.bind(here, wd);
@@ -201,9 +246,12 @@ impl Shard {
         let Some(path) = self.map.path(directory) else { return };
         let names = match self.subdirectories(&path) {
             Ok(names) => names,
+            // It is gone, or something else has its name now: another event says so.
+            Err(error) if is_gone(&error) => return,
             Err(error) => {
                 self.source.say_unreadable(&path, &error);
-                return;
+                // What lies beneath has no watch, so it is asked for again.
+                return self.leave_unwatched(path, &error);
             }
         };
         let known = self.map.children(directory);
@@ -238,16 +286,17 @@ impl Shard {
     }
 
     fn cannot_open(&mut self, parent: DirectoryId, name: &[u8], path: &RelPath, error: &io::Error) -> Visit {
-        match error.raw_os_error() {
-            // It is gone, or something else has its name now: another event says so.
-            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => {
-                self.drop_child(parent, name);
-                Visit::Nothing
-            }
-            _ => {
-                self.leave_unwatched(path.clone(), error);
-                Visit::Unwatched
-            }
+        // Another event says so.
+        if is_gone(error) {
+            self.drop_child(parent, name);
+            return Visit::Nothing;
         }
+        self.leave_unwatched(path.clone(), error);
+        Visit::Unwatched
     }
+}
+
+/// Whether the directory is not there, or something else has its name now.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
 }

@@ -122,17 +122,28 @@ impl Spare {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        let child = command.spawn()?;
-        let reaper = Reaper::open(&child)?;
-        Ok(Self { child, reaper, arguments: write, list })
+        let mut child = command.spawn()?;
+        match Reaper::open(&child) {
+            Ok(reaper) => Ok(Self { child, reaper, arguments: write, list }),
+            Err(error) => {
+                let _ended_already = child.kill();
+                #[expect(clippy::disallowed_methods, reason = "it was killed one line above, so the wait is short")]
+                let _status = child.wait();
+                Err(error)
+            }
+        }
     }
 
     /// Ends a shim that was not needed.
     fn discard(self) {
-        self.reaper.kill_group();
-        let mut child = self.child;
-        #[expect(clippy::disallowed_methods, reason = "it was killed one line above, so the wait is short")]
-        let _status = child.wait();
+        self.reaper.end();
+    }
+
+    /// Writes the list to the child's standard input.
+    fn fill(&mut self, list: &[u8]) -> io::Result<()> {
+        self.list.write_all(list)?;
+        // The child's standard input is the same open file, so this is its position too.
+        self.list.rewind()
     }
 }
 
@@ -179,9 +190,10 @@ impl Supervisor {
     ) -> io::Result<Finished> {
         let started = clock::now();
         let mut spare = self.take_spare(transport)?;
-        spare.list.write_all(list)?;
-        // The child's standard input is the same open file, so this is its position too.
-        spare.list.rewind()?;
+        if let Err(error) = spare.fill(list) {
+            spare.discard();
+            return Err(error);
+        }
         if let Err(error) = send_arguments(spare.arguments, &transport.program, arguments) {
             spare.reaper.kill_group();
             tracing::debug!(%error, "the shim took no arguments");
@@ -195,13 +207,12 @@ impl Supervisor {
             kill_at: None,
             look_at: started + LOOK_PAUSE,
         };
-        let followed = self.follow(&mut watched, deadline, urgency);
-        if followed.is_err() {
-            watched.reaper.kill_group();
+        if let Err(error) = self.follow(&mut watched, deadline, urgency) {
+            if watched.ended.is_none() {
+                watched.reaper.end();
+            }
+            return Err(error);
         }
-        // Whatever is left of its group (a local receiver, say) has nobody to talk to any more.
-        watched.reaper.kill_group();
-        followed?;
         let ended = watched.ended.ok_or_else(|| io::Error::other("rsync was not reaped"))?;
         Ok(Finished {
             ended,
@@ -242,11 +253,14 @@ impl Supervisor {
             }
             watched.stdout.read()?;
             watched.stderr.read()?;
-            if let Some(ended) = watched.reaper.try_reap()? {
+            if watched.reaper.has_ended()? {
                 // What it wrote before it ended is in the pipes already.
                 watched.stdout.read()?;
                 watched.stderr.read()?;
-                watched.ended = Some(ended);
+                // Whatever is left of its group (a local receiver, say) has nobody to talk to any more. Before it is
+                // reaped: after that the group's number may be another one's.
+                watched.reaper.kill_group();
+                watched.ended = watched.reaper.try_reap()?;
                 break Ok(());
             }
         };

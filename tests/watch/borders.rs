@@ -68,6 +68,24 @@ fn excluded_directories_are_not_watched_and_excluded_files_not_marked() {
     assert_eq!(script.watched(), 4);
 }
 
+/// Rules that name a place: what is excluded there is not when it moves elsewhere, however deep it lies.
+#[test]
+fn a_move_out_of_an_excluded_place_is_a_move_in_however_deep() {
+    let filter = Filter::new(&["- /top/a/*/*/cache/"], true).unwrap();
+    let mut script =
+        Script::start_with(1, filter, |root| fs::create_dir_all(root.join("top/a/b/c/cache/deep")).unwrap());
+    assert_eq!(script.watched(), 5);
+    fs::rename(script.at("top/a"), script.at("top/z")).unwrap();
+    script.expect_covered("top/z/b/c/cache/deep");
+    script.settle();
+    script.give_up_departed();
+    assert_eq!(script.watched(), 7, "{}", script.shown());
+    fs::rename(script.at("top/z"), script.at("top/a")).unwrap();
+    script.settle();
+    script.give_up_departed();
+    assert_eq!(script.watched(), 5, "{}", script.shown());
+}
+
 /// Unmounts, whatever happens in the test.
 struct Mounted(PathBuf);
 

@@ -231,3 +231,31 @@ fn times_and_modes_of_a_directory_are_its_attributes_only() {
         assert!(script.marks.iter().all(|(_, mark)| mark.kind == MarkKind::Attributes), "{}", script.shown());
     }
 }
+
+/// A directory is renamed while its walk is open: the mark under its new name comes when all of it is watched. Else
+/// what changes between that mark and the rest of the walk is never told.
+#[test]
+fn a_directory_that_moves_while_it_is_walked_is_marked_when_all_of_it_is_watched() {
+    let mut script = Script::start(|root| fs::create_dir_all(root.join("top")).unwrap());
+    for number in 0..8 {
+        for deep in 0..32 {
+            fs::create_dir_all(script.outside(&format!("in/{number}/{deep}/x"))).unwrap();
+        }
+    }
+    fs::rename(script.outside("in"), script.at("top/in")).unwrap();
+    // The walk stops after 64 directories.
+    script.drain();
+    let before = script.source.reading().watched;
+    assert!(before < 100 && !script.source.is_settled(), "{before}");
+    fs::rename(script.at("top/in"), script.at("top/new")).unwrap();
+    script.drain();
+    let all = 2 + 1 + 8 + 8 * 32 * 2;
+    for _slice in 0..1000 {
+        if script.marks.iter().any(|(_, mark)| mark.kind == MarkKind::Subtree && mark.path == path("top/new")) {
+            assert_eq!(script.source.reading().watched, all);
+            return;
+        }
+        script.walk(1);
+    }
+    panic!("no mark of the new name; {}", script.shown());
+}

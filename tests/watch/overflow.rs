@@ -144,3 +144,20 @@ fn a_directory_that_was_removed_unseen_has_no_watch_after_the_recovery() {
     write(&script.outside("gone/deep/f"), "");
     script.expect_nothing("");
 }
+
+/// Every overflow began walks of its own, which the next one's kept waiting: under steady load they became ever more.
+#[test]
+fn overflow_after_overflow_adds_no_walks() {
+    let Some(mut script) = start() else { return };
+    for _overflow in 0..50 {
+        for number in 0..QUEUE * 2 {
+            write(&script.at(&format!("a/deep/{number}")), "");
+        }
+        script.drain();
+    }
+    assert_eq!(script.source.reading().overflows, 50);
+    script.forget();
+    script.settle();
+    let subtrees = script.marks.iter().filter(|(_, mark)| mark.kind == MarkKind::Subtree).count();
+    assert!(subtrees <= 2, "{}", script.shown());
+}

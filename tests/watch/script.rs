@@ -131,6 +131,33 @@ impl Script {
         self.collect();
     }
 
+    /// The trunk reads its queue and its errands are done before their owners have read theirs.
+    pub fn errands_first(&mut self) {
+        while !self.shards[0].drain().unwrap() {}
+        self.collect();
+        self.deliver();
+        for shard in &mut self.shards {
+            while shard.work(256) {}
+        }
+        self.collect();
+    }
+
+    /// The walks that are open go on for `budget` directories each; nothing is read.
+    pub fn walk(&mut self, budget: usize) {
+        for shard in &mut self.shards {
+            shard.work(budget);
+        }
+        self.collect();
+    }
+
+    /// Reads what the shards' queues hold; only what a read itself walks is walked.
+    pub fn drain(&mut self) {
+        for shard in &mut self.shards {
+            while !shard.drain().unwrap() {}
+        }
+        self.collect();
+    }
+
     /// Works until every queue is empty and every walk is done.
     pub fn settle(&mut self) {
         let began = Instant::now();

@@ -93,3 +93,44 @@ fn a_top_level_directory_that_moves_below_another_shards_is_not_lost() {
         script.expect_point(&name, Content::Resend, Stage::Complete);
     }
 }
+
+/// A directory that takes its own parent's name was dropped with that parent, and its watch with it, when the owner
+/// looked at the name before it had read the events.
+#[test]
+fn a_directory_that_takes_the_name_of_its_own_parent_stays_watched() {
+    let mut script = Script::start_with(2, Filter::none(), |root| {
+        for name in ["one/e/deep", "two/e/deep"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+    });
+    for name in ["one", "two"] {
+        fs::rename(script.at(&format!("{name}/e")), script.at("aside")).unwrap();
+        fs::remove_dir(script.at(name)).unwrap();
+        fs::rename(script.at("aside"), script.at(name)).unwrap();
+        script.errands_first();
+        script.settle();
+        script.give_up_departed();
+        script.forget();
+        for file in ["f", "deep/f"] {
+            let file = format!("{name}/{file}");
+            write(&script.at(&file), "");
+            script.expect_point(&file, Content::Resend, Stage::Complete);
+        }
+    }
+    assert_eq!(script.watched(), 5, "{}", script.shown());
+}
+
+/// The owner of the directory that left took the new one of that name for its own, and watched it beside its owner.
+#[test]
+fn a_top_level_directory_that_takes_a_name_is_watched_by_one_shard_only() {
+    let mut script = start();
+    let watched = script.watched();
+    for name in ["one", "two", "three", "four"] {
+        fs::rename(script.at(name), script.at(&format!("{name} before"))).unwrap();
+        script.drain();
+        fs::create_dir(script.at(name)).unwrap();
+        script.settle();
+        script.give_up_departed();
+    }
+    assert_eq!(script.watched(), watched + 4, "{}", script.shown());
+}

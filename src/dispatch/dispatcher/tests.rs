@@ -198,6 +198,31 @@ fn a_refused_path_becomes_a_dead_letter_and_a_later_event_makes_it_go_again() {
 }
 
 #[test]
+fn a_path_that_races_again_and_again_does_not_keep_a_lane_busy_and_is_told_of() {
+    let mut bench = Bench::new(1, 1);
+    let mut listing = point("a");
+    listing.kind = MarkKind::Listing;
+    bench.mark(&[listing]);
+    let mut told = 0;
+    for round in 0..20 {
+        let action = bench.one();
+        let failed = FailedMark { path: path("a"), why: Why::Raced, words: "changed".to_owned() };
+        let raced = Conclusion { outcome: Outcome::Done(vec![failed]), trouble: None, directories: 0 };
+        let notices = bench.end(&action, raced);
+        told += notices.iter().filter(|notice| matches!(notice, Notice::PathFailed { .. })).count();
+        if round > 0 {
+            assert_eq!(bench.tick(), [], "round {round}");
+            bench.sleep();
+        }
+    }
+    assert!(bench.elapsed > 10 * SECOND, "{:?}", bench.elapsed);
+    assert_eq!((told, bench.view(0).dead_letters), (13, 0));
+    let last = bench.one();
+    bench.end(&last, done());
+    assert_eq!(bench.view(0).pending, 0);
+}
+
+#[test]
 fn a_later_event_ends_the_pause_of_a_dead_letter() {
     let mut bench = Bench::new(1, 1);
     bench.mark(&[point("a")]);
@@ -253,6 +278,23 @@ fn a_held_root_is_tried_though_an_old_batch_is_still_under_way() {
     bench.pass(SECOND);
     bench.mark(&[point("b")]);
     assert_eq!(names(&bench.one()), ["b"]);
+}
+
+#[test]
+fn while_a_held_root_is_tried_nobody_is_woken_for_what_cannot_go() {
+    // The probe of a dead target was due all the while, so the dispatcher's thread did not rest.
+    let mut bench = Bench::new(2, 1);
+    bench.mark(&[point("a")]);
+    let actions = bench.tick();
+    bench.end(&actions[1], nothing(TroubleRemedy::Pause(Pace::Soon)));
+    bench.end(&actions[0], nothing(TroubleRemedy::HoldSource));
+    bench.pass(SECOND);
+    let attempt = bench.one();
+    bench.pass(SECOND);
+    assert_eq!(bench.tick(), []);
+    assert_eq!(bench.dispatcher.wake_at(bench.now().instant), None);
+    bench.end(&attempt, done());
+    assert!(matches!(bench.one().order, Order::Probe { .. }));
 }
 
 #[test]

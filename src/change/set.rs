@@ -505,6 +505,20 @@ impl ChangeSet {
         priorities.iter().find_map(|priority| self.take_of(now, *priority, want))
     }
 
+    /// As [`Self::take`], but leaves live marks alone.
+    pub fn take_background(&mut self, now: Instant, want: Want) -> Option<Draft> {
+        self.cool(now);
+        self.epoch += 1;
+        self.take_of(now, Priority::Background, want)
+    }
+
+    /// Since when the oldest live mark for a small lane is due, and how many such marks there are, due or not.
+    #[must_use]
+    pub fn live_queue(&self) -> (Option<Instant>, usize) {
+        let queue = &self.queues[lane(Priority::Live, false)];
+        (queue.first().map(|turn| turn.0), queue.len())
+    }
+
     /// A background mark needs a moment without a live batch beneath it, which steady load may never leave. Once it
     /// has waited long enough it goes first, and the live marks beneath it wait for it.
     ///

@@ -22,6 +22,13 @@ pub struct TargetOptions {
 /// 5.2), and what fails as a whole is sent again as a whole.
 const BATCH_MAX: usize = 5_000;
 
+/// How long live marks wait for the lane that is busy before another joins it. Unit: time. Why 20 ms: two to three small
+/// runs; the wait is only under load.
+const JOIN_AFTER: Duration = Duration::from_millis(20);
+
+/// Or how many of them wait. Unit: marks.
+const JOIN_MARKS: usize = 2_000;
+
 /// Batch size while a target is full (notes/rsync.md 6).
 const BATCH_WHEN_FULL: usize = 16;
 
@@ -124,12 +131,31 @@ impl TargetState {
             if self.lanes[lane].is_some() {
                 continue;
             }
-            let Some(draft) = self.wants(lane).into_iter().find_map(|want| self.changes.take(now, want)) else {
-                continue;
+            let (joins, wants) = (self.joins(now, lane), self.wants(lane));
+            let take = |want: Want| match (joins, want.background) {
+                (true, _) => self.changes.take(now, want),
+                (false, true) => self.changes.take_background(now, want),
+                (false, false) => None,
             };
+            let Some(draft) = wants.into_iter().find_map(take) else { continue };
             self.lanes[lane] = Some(Busy { priority: draft.priority, missing_args: self.missing_args });
             actions.push(self.action(lane, Order::Send { draft, missing_args: self.missing_args }));
         }
+    }
+
+    /// Whether an idle lane takes live marks. The first for small files does at once. Another joins it when marks have
+    /// waited for a while or are many: until then they are better collected for one run than spread over several,
+    /// each of which costs a connection and two processes.
+    fn joins(&self, now: Instant, lane: usize) -> bool {
+        if lane == 0 || !self.is_live_under_way() {
+            return true;
+        }
+        let (due, count) = self.changes.live_queue();
+        count >= JOIN_MARKS || due.is_some_and(|due| now.saturating_duration_since(due) >= JOIN_AFTER)
+    }
+
+    fn is_live_under_way(&self) -> bool {
+        self.lanes.iter().skip(1).flatten().any(|busy| busy.priority == Priority::Live)
     }
 
     fn action(&self, lane: usize, order: Order) -> Action {
@@ -378,7 +404,10 @@ impl TargetState {
 
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
         let due = if self.breaker.is_closed() { self.changes.next_due(now) } else { None };
-        self.breaker.wake_at().into_iter().chain(due).min()
+        let join = (self.changes.live_queue().0)
+            .map(|due| due + JOIN_AFTER)
+            .filter(|join| *join > now && self.breaker.is_closed() && self.is_live_under_way());
+        self.breaker.wake_at().into_iter().chain(due).chain(join).min()
     }
 
     pub(super) fn view(&self) -> TargetView {

@@ -129,6 +129,12 @@ impl Filter {
         self.0.rules.is_empty()
     }
 
+    /// Whether a path may be excluded at one place and not at another: the built-in rules know names only.
+    #[must_use]
+    pub fn depends_on_place(&self) -> bool {
+        self.0.rules.iter().any(|rule| rule.origin != Origin::BuiltIn)
+    }
+
     /// Whether a given rule excludes something, so that names on the target may have to be spared.
     #[must_use]
     pub fn protects(&self) -> bool {

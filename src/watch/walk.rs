@@ -125,7 +125,7 @@ impl Shard {
                 // Another walk may hold what lies beneath, and ends after this one's mark; and rules that name a place
                 // say something else of it now.
                 let others = !(self.walks.is_empty() && self.suspended.is_empty());
-                walk.thorough |= others || !self.source.filter.is_empty();
+                walk.thorough |= others || self.source.filter.depends_on_place();
                 Some(directory)
             }
             // Whoever bound it has listed it.

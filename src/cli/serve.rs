@@ -54,10 +54,9 @@ pub fn serve(roots: Vec<RootSetup>) -> Result<(), Failure> {
         agent.is_broken() || signals.pending().next().is_some()
     })?;
     if agent.is_broken() {
-        tracing::error!("a thread ended: stopping");
-    } else {
-        tracing::info!("stopping: transfers in flight get {} s to finish", Agent::patience().0.as_secs());
+        return Err(agent.into_failure().into());
     }
+    tracing::info!("stopping: transfers in flight get {} s to finish", Agent::patience().0.as_secs());
     agent.stop();
     let (finish, terminate) = Agent::patience();
     let mut ended = wait(&mut poll, Some(finish), |_| agent.is_quiet() || signals.pending().next().is_some())?;

@@ -180,6 +180,21 @@ impl Agent {
         })
     }
 
+    /// Why a thread ended although nobody asked it to. The others are left as they are, since they may wait for it for
+    /// ever: the process must end, and its children end with it.
+    #[must_use]
+    pub fn into_failure(self) -> AgentError {
+        self.kill();
+        let threads = self.roots.into_iter().flat_map(|root| root.threads.into_iter().chain(root.pipeline));
+        let Some(thread) = threads.into_iter().find(JoinHandle::is_finished) else {
+            return AgentError::Resources { what: "the agent", error: io::Error::other("a thread ended") };
+        };
+        let name = thread.thread().name().unwrap_or("unnamed").to_owned();
+        let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+        let error = ended.err().unwrap_or_else(|| io::Error::other("it ended without a reason"));
+        AgentError::Thread { thread: name, error }
+    }
+
     /// Takes no further batches; those in flight go on.
     pub fn stop(&self) {
         for root in &self.roots {

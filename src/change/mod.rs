@@ -9,5 +9,5 @@ mod settle;
 mod trie;
 
 pub use mark::{Content, Mark, MarkKind, Priority, Stage};
-pub use set::{BatchId, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Fate, Now, Tally, Want};
+pub use set::{BatchId, CTIME_SLACK, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Fate, Now, Tally, Want};
 pub use settle::SettleOptions;

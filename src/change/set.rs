@@ -40,7 +40,7 @@ pub struct ChangeSetOptions {
 
 /// How far before its event a file's ctime may lie: stamps are taken at the start of a write and of a mapped page's
 /// first store. Unit: time. Why 120 s: notes/kernel.md 7.2, 40 s is the least that is sound.
-const CTIME_SLACK: Duration = Duration::from_secs(120);
+pub const CTIME_SLACK: Duration = Duration::from_secs(120);
 
 /// Candidates looked at in one `take`. Why: bounds the time when many are blocked by one batch in flight.
 const CANDIDATES_MAX: usize = 20_000;

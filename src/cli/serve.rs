@@ -133,7 +133,7 @@ impl Watcher {
                     live,
                     compared = target.directories,
                     directories = total,
-                    pending = target.view.pending,
+                    pending = target.pending,
                     "comparing"
                 );
             }

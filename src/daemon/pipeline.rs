@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::inbox::Inbox;
 use super::lane::LaneInbox;
 use crate::change::{Mark, MarkKind, Now, Priority};
-use crate::dispatch::{Dispatcher, Notice, TargetView};
+use crate::dispatch::{Dispatcher, Notice};
 use crate::path::RelPath;
 use crate::sys::clock;
 use crate::watch::Source;
@@ -29,8 +29,6 @@ const LINES_SPAN: Duration = Duration::from_secs(60);
 pub struct RootStatus {
     /// All directories are watched: changes flow.
     pub live: bool,
-    /// Nothing is sent because the root is not what it was.
-    pub held: bool,
     /// Its targets.
     pub targets: Vec<TargetStatus>,
 }
@@ -40,16 +38,12 @@ pub struct RootStatus {
 pub struct TargetStatus {
     /// Its name.
     pub name: String,
-    /// Backlog, state.
-    pub view: TargetView,
-    /// Age of the oldest change that is not on it yet.
-    pub lag: Duration,
+    /// Marks that wait.
+    pub pending: usize,
     /// The comparison of the start is through.
     pub compared: bool,
     /// Directories compared so far.
     pub directories: u64,
-    /// Live changes acknowledged so far.
-    pub acknowledged: u64,
 }
 
 pub(super) struct TargetLog {
@@ -183,9 +177,9 @@ impl Pipeline {
     }
 
     fn publish(&mut self, now: Instant, live: bool) {
-        let views = self.dispatcher.views();
-        for (log, view) in self.logs.iter_mut().zip(&views) {
-            if live && !log.compared && view.background == 0 {
+        let mut targets = Vec::with_capacity(self.logs.len());
+        for (log, (pending, background)) in self.logs.iter_mut().zip(self.dispatcher.progress()) {
+            if live && !log.compared && background == 0 {
                 log.compared = true;
                 tracing::info!(
                     root = self.source.name,
@@ -195,21 +189,10 @@ impl Pipeline {
                     "everything is compared: the target is the same but for what is pending"
                 );
             }
+            let (name, compared) = (log.name.clone(), log.compared);
+            targets.push(TargetStatus { name, pending, compared, directories: log.directories });
         }
-        let targets = self
-            .logs
-            .iter()
-            .zip(views)
-            .map(|(log, view)| TargetStatus {
-                name: log.name.clone(),
-                lag: view.oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest)),
-                compared: log.compared,
-                directories: log.directories,
-                acknowledged: log.acknowledged,
-                view,
-            })
-            .collect();
-        *self.status.lock() = RootStatus { live, held: self.dispatcher.is_held(), targets };
+        *self.status.lock() = RootStatus { live, targets };
     }
 
     fn tell(&mut self, now: Instant, notice: Notice) {

@@ -9,10 +9,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::inbox::{ErrandBox, Inbox};
-use crate::change::{Content, Mark, MarkKind, Priority};
+use crate::change::{CTIME_SLACK, Content, Mark, MarkKind, Priority};
 use crate::path::RelPath;
 use crate::sys::clock::{self, WallTime};
-use crate::watch::{CTIME_SLACK, Errand, Shard};
+use crate::watch::{Errand, Shard};
 
 pub(super) const WAKE: Token = Token(0);
 const EVENTS: Token = Token(1);

@@ -149,6 +149,11 @@ impl Dispatcher {
         self.held.is_some()
     }
 
+    /// For each target: marks that wait, and background marks that wait or are under way. Cheap, unlike [`Self::views`].
+    pub fn progress(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.targets.iter().map(TargetState::progress)
+    }
+
     /// What `status` and the log say.
     #[must_use]
     pub fn views(&self) -> Vec<TargetView> {

@@ -410,6 +410,11 @@ impl TargetState {
         self.breaker.wake_at().into_iter().chain(due).chain(join).min()
     }
 
+    /// Marks that wait, and background marks that wait or are under way: what can be told at no cost.
+    pub(super) fn progress(&self) -> (usize, usize) {
+        (self.changes.pending(), self.changes.background())
+    }
+
     pub(super) fn view(&self) -> TargetView {
         TargetView {
             target: self.id,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::path::RelPath;
 use crate::sys::files::Identity;
 
-/// Paths kept at most. Beyond it new names are not remembered, which `is_full` says. Unit: paths, about 150 bytes each.
+/// Paths kept at most. Beyond it new names are not remembered. Unit: paths, about 150 bytes each.
 const NAMES_MAX: usize = 500_000;
 
 /// The other names of an inode, as far as they are known.
@@ -106,12 +106,6 @@ impl LinkTable {
     #[must_use]
     pub fn knows(&self, path: &RelPath) -> bool {
         self.inodes.contains_key(path)
-    }
-
-    /// Whether no further name is remembered.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.inodes.len() >= NAMES_MAX
     }
 }
 

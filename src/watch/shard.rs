@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 use super::touches::Touches;
 use super::trunk::{Errand, Occasion, Trunk};
 use super::walk::{Reason, Walk};
-use crate::change::{Content, Mark, MarkKind, Priority, Stage};
+use crate::change::{CTIME_SLACK, Content, Mark, MarkKind, Priority, Stage};
 use crate::event::{self, Event, EventKind, Record};
 use crate::filter::Filter;
 use crate::path::RelPath;
 use crate::sys::clock::{self, WallTime};
 use crate::sys::files::{self, EntryType, Identity};
-use crate::sys::inotify::{Inotify, Wd};
+use crate::sys::inotify::Inotify;
 use crate::tree::{Directories, DirectoryId};
 
 /// Which shard of a root; 0 is the trunk.
@@ -38,10 +38,6 @@ const UNWATCHED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Between two lines about overflows of one shard. Unit: time.
 const OVERFLOW_LINES_PAUSE: Duration = Duration::from_secs(10);
-
-/// How far before its event a file's ctime may lie: stamps are taken at the start of a write and of a mapped page's
-/// first store. Unit: time. Why 120 s: 40 s is the least that is sound (measured: 30.8 s for mapped pages).
-pub const CTIME_SLACK: Duration = Duration::from_secs(120);
 
 /// Bytes of one read: more brings nothing (notes/kernel.md 1.1).
 const READ_BUFFER: usize = 64 * 1024;
@@ -591,12 +587,6 @@ impl Shard {
     #[must_use]
     pub fn id(&self) -> ShardId {
         self.id
-    }
-
-    /// Whether the watch belongs to a directory of the map; for tests.
-    #[must_use]
-    pub fn watches(&self, wd: Wd) -> bool {
-        self.map.of_wd(wd).is_some()
     }
 }
 

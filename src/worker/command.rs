@@ -1,12 +1,11 @@
 //! rsync's command line. Pure.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::filter::Filter;
-use crate::plan::{EntryKind, Run, RunKind};
+use crate::plan::{Run, RunKind};
 use crate::target::Location;
 
 /// How one target is reached.
@@ -136,18 +135,11 @@ pub fn environment(transport: &Transport, ours: impl Fn(&str) -> Option<OsString
     kept
 }
 
-/// One entry as bytes without its terminator, for messages.
-#[must_use]
-pub fn shown(path: &crate::path::RelPath, kind: EntryKind) -> OsString {
-    let mut bytes = crate::plan::entry(path, kind);
-    bytes.pop();
-    OsString::from_vec(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::path::RelPath;
+    use crate::plan::EntryKind;
     use std::path::Path;
 
     fn transport(target: &str) -> Transport {

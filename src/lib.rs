@@ -17,6 +17,7 @@ pub mod event;
 pub mod tree;
 pub mod change;
 pub mod watch;
+pub mod rescan;
 pub mod plan;
 pub mod dispatch;
 pub mod worker;

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::report::Failure;
-use crate::change::SettleOptions;
+use crate::change::{CTIME_SLACK, SettleOptions};
 use crate::config::{Config, RootConfig, TargetConfig};
 use crate::daemon::{RootSetup, TargetSetup};
 use crate::filter::Filter;
@@ -125,10 +126,18 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                     quiet_open: root.settle.quiet_open,
                     max: root.settle.max,
                 },
+                slack: slack(),
                 targets: root.targets.iter().map(|target| target_setup(config, root, target)).collect(),
             })
         })
         .collect()
+}
+
+/// The slack of rescans. For tests of the whole agent, whose trees are younger than it, `FANSYNC_TEST_SLACK_MS` sets
+/// another one.
+fn slack() -> Duration {
+    let chosen = std::env::var("FANSYNC_TEST_SLACK_MS").ok().and_then(|text| text.parse().ok());
+    chosen.map_or(CTIME_SLACK, Duration::from_millis)
 }
 
 fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> TargetSetup {

@@ -15,6 +15,7 @@ use super::lane::{Ending, LaneInbox, LaneLoop};
 use super::links::{LinkLoop, LinkSearch};
 use super::pipeline::{Pipeline, RootStatus, TargetLog};
 use super::shard::{ShardLoop, WAKE};
+use super::walkers::Walkers;
 use crate::change::{ChangeSetOptions, SettleOptions};
 use crate::dispatch::{Dispatcher, LaneId, TargetOptions};
 use crate::filter::Filter;
@@ -48,6 +49,8 @@ pub struct RootSetup {
     pub shards: u16,
     /// Settle times.
     pub settle: SettleOptions,
+    /// How much further than the watermark a rescan looks back.
+    pub slack: Duration,
     /// Where it is sent.
     pub targets: Vec<TargetSetup>,
 }
@@ -124,6 +127,7 @@ struct RunningRoot {
     errands: Vec<Arc<ErrandBox>>,
     lanes: Vec<Arc<LaneInbox>>,
     links: Arc<LinkSearch>,
+    walkers: Arc<Walkers>,
     pipeline: Option<JoinHandle<io::Result<()>>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -201,6 +205,7 @@ impl Agent {
             root.stop.store(true, Ordering::Release);
             root.inbox.wake();
             root.links.stop();
+            root.walkers.stop();
             for errands in &root.errands {
                 errands.wake();
             }
@@ -267,7 +272,7 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
     let started = clock::now();
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
-    let source = Arc::new(source);
+    let source = Arc::new(source.with_slack(root.slack));
     let stop = Arc::new(AtomicBool::new(false));
     let links = Arc::new(Mutex::new(LinkTable::default()));
     let status = Arc::new(Mutex::new(RootStatus::default()));
@@ -276,7 +281,7 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
     let poll = Poll::new().map_err(resources("an event loop"))?;
     let waker = Waker::new(poll.registry(), WAKE).map_err(resources("an event loop"))?;
     let lanes_total = root.targets.iter().map(|target| usize::from(target.lanes.max(1))).sum();
-    let inbox = Inbox::new(waker, lanes_total);
+    let inbox = Inbox::new(waker, lanes_total, usize::from(root.shards.max(1)));
 
     // Everything that can fail comes before the first thread, so that nothing has to be undone.
     let mut shards = Vec::new();
@@ -352,6 +357,14 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         link_loop.run();
         Ok(())
     })?);
+    let walkers = Walkers::new(Arc::clone(&source), Arc::clone(&inbox), errands.clone());
+    for number in 0..Walkers::threads() {
+        let walkers = Arc::clone(&walkers);
+        threads.push(spawn(format!("walker-{number}"), move || {
+            walkers.run();
+            Ok(())
+        })?);
+    }
     for (number, (shard, poll)) in shards.into_iter().enumerate() {
         let shard_loop = ShardLoop {
             shard,
@@ -366,6 +379,8 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
             // Only the trunk has something to deal.
             dealt: number != 0,
             told_live: false,
+            walkers: Arc::clone(&walkers),
+            owed: 0,
         };
         threads.push(spawn(format!("shard-{number}"), move || shard_loop.run())?);
     }
@@ -378,6 +393,7 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         errands,
         lanes: lanes.into_iter().flatten().collect(),
         links: search,
+        walkers,
         pipeline: Some(pipeline),
         threads,
     })

@@ -9,6 +9,7 @@ mod lane;
 mod links;
 mod pipeline;
 mod shard;
+mod walkers;
 
 pub use agent::{Agent, AgentError, RootSetup, TargetSetup};
 pub use pipeline::{RootStatus, TargetStatus};

@@ -9,10 +9,12 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::inbox::{ErrandBox, Inbox};
+use super::walkers::{Asker, Walkers};
 use crate::change::{CTIME_SLACK, Content, Mark, MarkKind, Priority};
 use crate::path::RelPath;
+use crate::rescan::Scope;
 use crate::sys::clock::{self, WallTime};
-use crate::watch::{Errand, Shard};
+use crate::watch::{Errand, LossReason, LostScope, Shard};
 
 pub(super) const WAKE: Token = Token(0);
 const EVENTS: Token = Token(1);
@@ -26,6 +28,9 @@ const PAUSE_BUSY: Duration = Duration::from_millis(3);
 
 /// A drain within this time of the last one means load.
 const BUSY_WITHIN: Duration = Duration::from_millis(20);
+
+/// Between two looks at a queue that says nothing, which tell that nothing happened so far.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Directories walked between two looks at the queue.
 const WALK_SLICE: usize = 256;
@@ -50,6 +55,9 @@ pub(super) struct ShardLoop {
     /// The trunk's first errands are handed over.
     pub dealt: bool,
     pub told_live: bool,
+    pub walkers: Arc<Walkers>,
+    /// Losses that are not made good yet.
+    pub owed: u64,
 }
 
 impl ShardLoop {
@@ -64,16 +72,20 @@ impl ShardLoop {
         let mut readable = true;
         let mut read_at: Option<Instant> = None;
         let mut last_drain = clock::now();
+        let mut looked = last_drain;
         loop {
             let now = clock::now();
             let tick = self.shard.on_tick(now);
             let walking = self.shard.work(0);
             self.hand_over();
-            let timeout = if walking || (readable && read_at.is_none()) {
+            let rechecks = self.errands[usize::from(self.shard.id().0)].has_rechecks();
+            let timeout = if walking || rechecks || (readable && read_at.is_none()) {
                 Some(Duration::ZERO)
             } else {
                 let kept = (!self.kept.is_empty()).then(|| now + KEPT_PAUSE);
-                let wake_at = tick.into_iter().chain(read_at).chain(kept).min();
+                // Idle or not, the watermark goes on.
+                let look = looked + LOOK_PAUSE;
+                let wake_at = tick.into_iter().chain(read_at).chain(kept).chain([look]).min();
                 wake_at.map(|at| at.saturating_duration_since(now))
             };
             match self.poll.poll(&mut events, timeout) {
@@ -95,18 +107,25 @@ impl ShardLoop {
                     }
                 }
             }
-            if readable || read_at.is_some_and(|at| at <= now) {
+            let look = now.saturating_duration_since(looked) >= LOOK_PAUSE;
+            let due = readable || read_at.is_some_and(|at| at <= now);
+            if due || look {
                 read_at = None;
                 // Edge-triggered: until the queue was read to its end there will be no further event.
                 readable = !self.shard.drain()?;
-                last_drain = clock::now();
+                looked = clock::now();
+                last_drain = if due { looked } else { last_drain };
             }
+            let (rechecks, made_good) = self.errands[usize::from(self.shard.id().0)].take_rechecks();
+            self.shard.recheck(&rechecks);
+            self.owed = self.owed.saturating_sub(made_good);
             let names = self.errands[usize::from(self.shard.id().0)].take();
             if !names.is_empty() {
                 self.shard.on_errands(names);
             }
             self.shard.work(WALK_SLICE);
             self.hand_over();
+            self.publish();
             if !self.told_live && self.source.is_live() {
                 self.told_live = true;
                 self.inbox.wake();
@@ -114,8 +133,24 @@ impl ShardLoop {
         }
     }
 
+    /// Says up to which moment everything is told, if it is.
+    fn publish(&mut self) {
+        let told = self.kept.is_empty() && self.waiting_errands.is_empty() && self.dealt && self.owed == 0;
+        if told && self.source.is_settled() {
+            let watermark = self.shard.watermark(clock::now());
+            self.inbox.publish(self.shard.id(), watermark);
+        }
+    }
+
     /// Marks first, then the errands that were made after them (see [`Shard`]).
     fn hand_over(&mut self) {
+        for loss in self.shard.losses() {
+            self.owed += 1;
+            let known = loss.reason == LossReason::Overflow;
+            let scope = |LostScope { path, recursive, since }| Scope { path, recursive, since, known };
+            let scopes = loss.scopes.into_iter().map(scope).collect();
+            self.walkers.ask(Asker::Shard(loss.reason, self.shard.id()), scopes);
+        }
         self.kept.extend(self.shard.marks());
         self.waiting_errands.extend(self.shard.errands());
         if !self.kept.is_empty() {

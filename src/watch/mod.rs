@@ -7,5 +7,5 @@ mod touches;
 mod trunk;
 mod walk;
 
-pub use shard::{Reading, Shard, ShardId, ShardOptions, Source, StartError};
+pub use shard::{Loss, LossReason, LostScope, Reading, Shard, ShardId, ShardOptions, Source, StartError};
 pub use trunk::{Errand, Occasion, Trunk};

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::touches::Touches;
 use super::trunk::{Errand, Occasion, Trunk};
 use super::walk::{Reason, Walk};
-use crate::change::{CTIME_SLACK, Content, Mark, MarkKind, Priority, Stage};
+use crate::change::{CTIME_SLACK, Mark, MarkKind, Stage};
 use crate::event::{self, Event, EventKind, Record};
 use crate::filter::Filter;
 use crate::path::RelPath;
@@ -35,6 +35,10 @@ const DEPARTED_WAIT: Duration = Duration::from_millis(100);
 
 /// How often directories without a watch are compared, and tried again. Unit: time.
 const UNWATCHED_PAUSE: Duration = Duration::from_secs(60);
+
+/// Between two looks for the oldest of the directories without a watch: they are only ever replaced by younger ones, so an
+/// older reckoning errs on the safe side. Unit: time.
+const RECKON_PAUSE: Duration = Duration::from_secs(1);
 
 /// Between two lines about overflows of one shard. Unit: time.
 const OVERFLOW_LINES_PAUSE: Duration = Duration::from_secs(10);
@@ -62,6 +66,8 @@ pub struct Source {
     pub one_file_system: bool,
     /// What is kept the same.
     pub filter: Filter,
+    /// How far before its event a ctime may lie, and so how much further than the watermark a rescan looks back.
+    pub slack: Duration,
     unsettled: AtomicI64,
     live: AtomicBool,
     counters: Counters,
@@ -107,6 +113,7 @@ impl Source {
             device: identity.device,
             one_file_system,
             filter,
+            slack: CTIME_SLACK,
             // The trunk's first look at the root is the first thing to be settled.
             unsettled: AtomicI64::new(1),
             live: AtomicBool::new(false),
@@ -114,6 +121,13 @@ impl Source {
             unwatched_said: AtomicBool::new(false),
             mounts_said: AtomicU64::new(0),
         })
+    }
+
+    /// The same with another slack; for tests, whose trees are young.
+    #[must_use]
+    pub fn with_slack(mut self, slack: Duration) -> Self {
+        self.slack = slack;
+        self
     }
 
     /// Whether every walk and errand that was ever started is done at this moment.
@@ -153,7 +167,8 @@ impl Source {
         }
     }
 
-    pub(super) fn say_unreadable(&self, path: &RelPath, error: &io::Error) {
+    /// Tells of a directory that cannot be read.
+    pub fn say_unreadable(&self, path: &RelPath, error: &io::Error) {
         // Bounded: the first few by name, the rest only in the counter.
         if self.counters.unreadable.fetch_add(1, Ordering::Relaxed) < 20 {
             tracing::warn!(root = self.name, path = %path, %error, "cannot read a directory of the source");
@@ -180,6 +195,44 @@ pub struct ShardOptions {
     pub shards: u16,
 }
 
+/// A directory that could not be watched.
+#[derive(Debug, Clone, Copy)]
+struct Unwatched {
+    /// When it is tried again.
+    deadline: Instant,
+    /// What changed in it at this moment or later is not known.
+    since: WallTime,
+}
+
+/// Directories of which the shard does not know what happened since a moment: to be rescanned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// Why.
+    pub reason: LossReason,
+    /// What, and since when.
+    pub scopes: Vec<LostScope>,
+}
+
+/// Why a shard does not know what happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LossReason {
+    /// The kernel's queue overflowed.
+    Overflow,
+    /// There was no watch.
+    Unwatched,
+}
+
+/// One directory of a [`Loss`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostScope {
+    /// Where.
+    pub path: RelPath,
+    /// Everything beneath, or this one level only.
+    pub recursive: bool,
+    /// Since when, the slack taken off.
+    pub since: WallTime,
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -194,7 +247,10 @@ pub struct Shard {
     departed: Vec<(Instant, DirectoryId)>,
     touches: Touches,
     out: Vec<Mark>,
-    unwatched: BTreeMap<RelPath, Instant>,
+    unwatched: BTreeMap<RelPath, Unwatched>,
+    /// No older than the oldest [`Unwatched::since`], as of its last reckoning.
+    unwatched_since: Option<(Instant, WallTime)>,
+    losses: Vec<Loss>,
     last_empty: WallTime,
     overflow_said: Option<Instant>,
     buffer: Vec<u8>,
@@ -219,6 +275,8 @@ impl Shard {
             touches: Touches::default(),
             out: Vec::new(),
             unwatched: BTreeMap::new(),
+            unwatched_since: None,
+            losses: Vec::new(),
             last_empty: clock::coarse_now(),
             overflow_said: None,
             buffer: vec![0; READ_BUFFER],
@@ -479,10 +537,10 @@ impl Shard {
                 }
             }
         }
-        let again: Vec<RelPath> =
-            self.unwatched.extract_if(.., |_, deadline| *deadline <= now).map(|(path, _)| path).collect();
-        for path in again {
-            self.retry_unwatched(&path);
+        let again: Vec<(RelPath, Unwatched)> =
+            self.unwatched.extract_if(.., |_, unwatched| unwatched.deadline <= now).collect();
+        for (path, unwatched) in again {
+            self.retry_unwatched(&path, unwatched.since);
         }
         self.tell_watched();
         let suspended = (!self.suspended.is_empty()).then(|| now + DEPARTED_WAIT / 10);
@@ -491,7 +549,7 @@ impl Shard {
             .iter()
             .map(|(deadline, _)| *deadline)
             .chain(suspended)
-            .chain(self.unwatched.values().copied())
+            .chain(self.unwatched.values().map(|unwatched| unwatched.deadline))
             .min()
     }
 
@@ -506,25 +564,81 @@ impl Shard {
                  (raise fs.inotify.max_user_watches if that is the reason, see sysctl/)"
             );
         }
-        if self.unwatched.insert(path, clock::now() + UNWATCHED_PAUSE).is_none() {
-            self.source.counters.unwatched.fetch_add(1, Ordering::Relaxed);
+        let unwatched = Unwatched { deadline: clock::now() + UNWATCHED_PAUSE, since: clock::coarse_now() };
+        let counted = &self.source.counters.unwatched;
+        self.unwatched.entry(path).and_modify(|known| known.deadline = unwatched.deadline).or_insert_with(|| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            unwatched
+        });
+    }
+
+    /// Tries to watch it again; whatever comes of that, what happened in it meanwhile is to be found.
+    fn retry_unwatched(&mut self, path: &RelPath, since: WallTime) {
+        self.source.counters.unwatched.fetch_sub(1, Ordering::Relaxed);
+        let Some((parent, name)) = path.parent().zip(path.name()) else { return };
+        if let Some(parent) = self.directory_at(&parent) {
+            self.start_walk(parent, name, Reason::Retry(since));
         }
     }
 
-    fn retry_unwatched(&mut self, path: &RelPath) {
-        self.source.counters.unwatched.fetch_sub(1, Ordering::Relaxed);
-        let since = clock::coarse_now().minus(UNWATCHED_PAUSE * 2 + CTIME_SLACK);
-        let Some((parent, name)) = path.parent().zip(path.name()) else { return };
-        let parent = parent.components().try_fold(self.map.root(), |at, name| self.map.child(at, name));
-        if let Some(parent) = parent {
-            self.start_walk(parent, name, Reason::Recovery(Content::Since(since)));
+    /// The directory that the map has at `path`.
+    fn directory_at(&self, path: &RelPath) -> Option<DirectoryId> {
+        path.components().try_fold(self.map.root(), |at, name| self.map.child(at, name))
+    }
+
+    /// Looks whether the directories in each of `paths`, whose names changed while events were lost, are those that the
+    /// map knows. One that is not watched has a walk of its own, or its parent's look is still to come.
+    pub fn recheck(&mut self, paths: &[RelPath]) {
+        for path in paths {
+            if let Some(directory) = self.directory_at(path) {
+                let mut children = Vec::new();
+                self.list_into(directory, &mut children);
+                for (parent, name) in children {
+                    self.start_walk(parent, &name, Reason::Appeared);
+                }
+            }
         }
+    }
+
+    /// What is to be rescanned, since the last call.
+    pub fn losses(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.losses)
+    }
+
+    pub(super) fn lose(&mut self, reason: LossReason, scopes: Vec<LostScope>) {
+        self.losses.push(Loss { reason, scopes });
+    }
+
+    /// Whatever happened before this moment has its marks, once those that were made so far are noted and the losses
+    /// so far are made good; provided that [`Source::is_settled`].
+    pub fn watermark(&mut self, now: Instant) -> WallTime {
+        if self.unwatched.is_empty() {
+            self.unwatched_since = None;
+            return self.last_empty;
+        }
+        let reckoned = self.unwatched_since.filter(|(at, _)| now.saturating_duration_since(*at) < RECKON_PAUSE);
+        let (_, since) = *self.unwatched_since.insert(reckoned.unwrap_or_else(|| {
+            let oldest = self.unwatched.values().map(|unwatched| unwatched.since).min();
+            (now, oldest.unwrap_or(self.last_empty))
+        }));
+        since.min(self.last_empty)
+    }
+
+    /// The real-time clock was set: stamps of before cannot be compared with those that come. Whoever calls this has
+    /// everything compared.
+    pub fn clock_was_set(&mut self) {
+        let now = clock::coarse_now();
+        self.last_empty = now;
+        for unwatched in self.unwatched.values_mut() {
+            unwatched.since = now;
+        }
+        self.unwatched_since = None;
     }
 
     /// Events were lost: everything that this shard watches may have changed since its queue was last empty.
     fn recover(&mut self) {
         self.source.counters.overflows.fetch_add(1, Ordering::Relaxed);
-        let since = self.last_empty.minus(CTIME_SLACK);
+        let since = self.last_empty.minus(self.source.slack);
         let now = clock::now();
         if self.overflow_said.is_none_or(|said| now.saturating_duration_since(said) >= OVERFLOW_LINES_PAUSE) {
             self.overflow_said = Some(now);
@@ -532,18 +646,24 @@ impl Shard {
                 root = self.source.name,
                 shard = self.id.0,
                 overflows = self.source.reading().overflows,
-                "the kernel's event queue overflowed: comparing what this shard watches \
+                "the kernel's event queue overflowed: looking for what changed in the directories of this shard \
                  (raise fs.inotify.max_queued_events, see sysctl/)"
             );
         }
+        let root = self.map.root();
+        let mut scopes: Vec<LostScope> = self
+            .map
+            .children(root)
+            .into_iter()
+            .map(|(_, name)| LostScope { path: RelPath::root().join(&name), recursive: true, since })
+            .collect();
         if self.trunk.is_some() {
             if let Err(error) = self.deal_root() {
                 self.source.say_unreadable(&RelPath::root(), &error);
             }
-            let mark = Mark::new(RelPath::root(), MarkKind::Listing);
-            self.emit(mark.content(Content::Since(since)).priority(Priority::Background));
+            scopes.push(LostScope { path: RelPath::root(), recursive: false, since });
         }
-        self.start_recovery(Content::Since(since));
+        self.lose(LossReason::Overflow, scopes);
     }
 
     /// Turns the drain's touched names into marks.

@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::AsFd as _;
 
 use super::shard::Shard;
-use crate::change::{Content, Mark, MarkKind, Priority};
+use super::shard::{LossReason, LostScope};
+use crate::change::{Content, Mark, MarkKind};
 use crate::path::RelPath;
+use crate::sys::clock::WallTime;
 use crate::sys::files::{self, EntryType};
 use crate::sys::inotify::{WatchError, Wd};
 use crate::tree::DirectoryId;
@@ -22,8 +24,8 @@ pub(super) enum Reason {
     /// A directory was moved here, or replaced what had its name: everything in it is new to this name, whatever the
     /// map knew of it.
     Arrived,
-    /// Events were lost, or a watch was: what changed since is unknown.
-    Recovery(Content),
+    /// It had no watch: what changed since is unknown, whether it has one now or not.
+    Retry(WallTime),
 }
 
 /// A directory to be walked with all beneath it.
@@ -38,7 +40,6 @@ pub(super) struct Walk {
     found: bool,
     /// What is watched under its name already is entered too.
     thorough: bool,
-    begun: bool,
 }
 
 /// What became of one directory.
@@ -59,47 +60,17 @@ enum Visit {
 
 impl Walk {
     pub(super) fn new(parent: DirectoryId, name: &[u8], reason: Reason) -> Self {
-        // A recovery trusts nothing.
-        let thorough = matches!(reason, Reason::Recovery(_));
-        Self {
-            parent,
-            name: name.into(),
-            reason,
-            stack: vec![(parent, name.into())],
-            found: false,
-            thorough,
-            begun: false,
-        }
+        // What lies beneath may have been given up half-way.
+        let thorough = matches!(reason, Reason::Retry(_));
+        Self { parent, name: name.into(), reason, stack: vec![(parent, name.into())], found: false, thorough }
     }
 }
 
 impl Shard {
-    /// Walks all that the shard watches, when events were lost. A walk of the same that has not begun does for both, so
-    /// that overflow after overflow adds nothing; the others go on, and these come after them.
-    pub(super) fn start_recovery(&mut self, content: Content) {
-        let root = self.map.root();
-        let mut names: HashSet<Box<[u8]>> = self.map.children(root).into_iter().map(|(_, name)| name).collect();
-        for walk in &mut self.walks {
-            if let Reason::Recovery(waiting) = &mut walk.reason
-                && walk.parent == root
-                && !walk.begun
-                && names.remove(&walk.name)
-            {
-                *waiting = waiting.join(content);
-            }
-        }
-        let walks = names.iter().map(|name| Walk::new(root, name, Reason::Recovery(content)));
-        for _walk in &names {
-            self.source.unsettled_up();
-        }
-        self.walks.splice(0..0, walks);
-    }
-
     /// Visits up to `budget` directories of the open walks. Returns whether more are waiting.
     pub(super) fn walk_slice(&mut self, budget: usize) -> bool {
         for _directory in 0..budget {
             let Some(mut walk) = self.walks.pop() else { return false };
-            walk.begun = true;
             match walk.stack.pop() {
                 None => self.finish_walk(&walk),
                 Some((parent, name)) if self.step(&mut walk, parent, &name) => self.walks.push(walk),
@@ -154,9 +125,9 @@ impl Shard {
             Reason::Appeared | Reason::Arrived => {
                 self.emit(Mark::new(path, MarkKind::Subtree).content(Content::Resend));
             }
-            Reason::Recovery(content) => {
-                let mark = Mark::new(path, MarkKind::Subtree).content(content).priority(Priority::Background);
-                self.emit(mark);
+            Reason::Retry(since) => {
+                let since = since.minus(self.source.slack);
+                self.lose(LossReason::Unwatched, vec![LostScope { path, recursive: true, since }]);
             }
         }
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use fansync::change::{Content, Mark, MarkKind, Stage};
 use fansync::filter::Filter;
 use fansync::path::RelPath;
-use fansync::watch::{Errand, Shard, ShardId, ShardOptions, Source};
+use fansync::rescan::{self, Scope};
+use fansync::watch::{Errand, LossReason, LostScope, Shard, ShardId, ShardOptions, Source};
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Nothing takes as long on an idle machine; the load of other tests is allowed for.
@@ -26,6 +27,8 @@ pub struct Script {
     shards: Vec<Shard>,
     /// The marks since the last [`Self::forget`], with the shard that made each.
     pub marks: Vec<(usize, Mark)>,
+    /// Each rescan: for which shard, and how many directories it looked through.
+    pub rescans: Vec<(usize, usize)>,
 }
 
 impl Script {
@@ -39,7 +42,9 @@ impl Script {
         let root = scratch.path().canonicalize().unwrap().join("root");
         fs::create_dir(&root).unwrap();
         prepare(&root);
-        let source = Arc::new(Source::open("root", root, true, filter).unwrap());
+        // The trees are young, and every change here is told of within moments.
+        let slack = Duration::from_millis(20);
+        let source = Arc::new(Source::open("root", root, true, filter).unwrap().with_slack(slack));
         let mut all = Vec::new();
         for number in 0..shards {
             let options = ShardOptions { id: ShardId(number), shards };
@@ -47,7 +52,7 @@ impl Script {
             shard.start().unwrap();
             all.push(shard);
         }
-        let mut script = Self { scratch, source, shards: all, marks: Vec::new() };
+        let mut script = Self { scratch, source, shards: all, marks: Vec::new(), rescans: Vec::new() };
         script.deliver();
         // The trunk's first errands are handed over, as the daemon's loop says it.
         script.source.unsettled_down();
@@ -70,6 +75,12 @@ impl Script {
     /// Forgets the marks so far.
     pub fn forget(&mut self) {
         self.marks.clear();
+    }
+
+    /// Each shard's watermark.
+    pub fn watermarks(&mut self) -> Vec<fansync::sys::clock::WallTime> {
+        let now = Instant::now();
+        self.shards.iter_mut().map(|shard| shard.watermark(now)).collect()
     }
 
     /// Directories watched, as the counters have it.
@@ -112,6 +123,30 @@ impl Script {
         }
     }
 
+    /// Makes good what was lost, as the daemon's walkers do. Returns whether there was something.
+    fn rescan(&mut self) -> bool {
+        let mut lost = false;
+        for number in 0..self.shards.len() {
+            for loss in self.shards[number].losses() {
+                lost = true;
+                let known = loss.reason == LossReason::Overflow;
+                let scope = |LostScope { path, recursive, since }| Scope { path, recursive, since, known };
+                let scopes: Vec<Scope> = loss.scopes.into_iter().map(scope).collect();
+                let mut rechecks = Vec::new();
+                let marks = &mut self.marks;
+                let (directories, _files) = rescan::pass(
+                    &self.source,
+                    &scopes,
+                    |mark| marks.push((number, mark)),
+                    |path| rechecks.push(path.clone()),
+                );
+                self.rescans.push((number, directories));
+                self.shards[number].recheck(&rechecks);
+            }
+        }
+        lost
+    }
+
     fn collect(&mut self) {
         for (number, shard) in self.shards.iter_mut().enumerate() {
             self.marks.extend(shard.marks().into_iter().map(|mark| (number, mark)));
@@ -129,6 +164,12 @@ impl Script {
             while shard.work(256) {}
         }
         self.collect();
+        if self.rescan() {
+            for shard in &mut self.shards {
+                while shard.work(256) {}
+            }
+            self.collect();
+        }
     }
 
     /// The trunk reads its queue and its errands are done before their owners have read theirs.

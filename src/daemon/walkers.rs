@@ -1,0 +1,381 @@
+//! The walkers of a root: a few threads that make good what was lost, one pass at a time.
+//!
+//! A shard that lost events, or a start that goes on from a checkpoint, asks for a pass over its scopes. What is asked for
+//! while a pass runs waits for the next one and is merged with what waits already, so overflow after overflow leads to
+//! one further pass, not to many; and each pass ends, however often it is asked for again. After a pass the walkers rest
+//! as long as it took, so that they never take more than half of the time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::inbox::{ErrandBox, Inbox};
+use crate::change::Mark;
+use crate::path::RelPath;
+use crate::rescan::{self, Finder, Scope, Task};
+use crate::sys::clock;
+use crate::watch::{LossReason, ShardId, Source};
+
+/// Marks handed over at once.
+const MARKS: usize = 512;
+
+/// Between two attempts to hand something over.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
+
+/// The longest rest between two passes.
+const REST_MAX: Duration = Duration::from_secs(10);
+
+/// Who asked for a pass, and so whom its end is told. In this order they get their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Asker {
+    /// A start from a checkpoint.
+    Restart,
+    /// A shard.
+    Shard(LossReason, ShardId),
+}
+
+impl Asker {
+    /// The name of the reason, for the log, metrics and `status`.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Shard(LossReason::Overflow, _) => "overflow",
+            Self::Shard(LossReason::Unwatched, _) => "unwatched",
+        }
+    }
+}
+
+/// A pass that waits.
+#[derive(Debug, Default)]
+struct Request {
+    scopes: BTreeMap<RelPath, Scope>,
+    /// How many times it was asked for.
+    asked: u64,
+}
+
+/// The pass under way.
+#[derive(Debug)]
+struct Pass {
+    asker: Asker,
+    asked: u64,
+    scopes: Vec<Scope>,
+    started: Instant,
+    directories: AtomicUsize,
+    files: AtomicUsize,
+    candidates: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: BTreeMap<Asker, Request>,
+    pass: Option<Arc<Pass>>,
+    stack: Vec<Task>,
+    busy: usize,
+    rest_until: Option<Instant>,
+}
+
+/// What one shard's rescans came to.
+#[derive(Debug, Default)]
+struct Tally {
+    passes: AtomicU64,
+    directories: AtomicU64,
+}
+
+/// How far the pass under way is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RescanProgress {
+    /// Why.
+    pub reason: &'static str,
+    /// Directories looked through so far.
+    pub directories: usize,
+    /// Marks made so far.
+    pub candidates: usize,
+}
+
+/// What walkers share with those who ask them.
+#[derive(Debug)]
+pub(super) struct Walkers {
+    state: Mutex<State>,
+    wake: Condvar,
+    stop: AtomicBool,
+    /// Idle walkers, for those at work to see without the lock.
+    hungry: AtomicUsize,
+    tallies: Vec<Tally>,
+    restarted: AtomicBool,
+    source: Arc<Source>,
+    inbox: Arc<Inbox>,
+    errands: Vec<Arc<ErrandBox>>,
+}
+
+impl Walkers {
+    pub(super) fn new(source: Arc<Source>, inbox: Arc<Inbox>, errands: Vec<Arc<ErrandBox>>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State::default()),
+            wake: Condvar::new(),
+            stop: AtomicBool::new(false),
+            hungry: AtomicUsize::new(0),
+            tallies: errands.iter().map(|_| Tally::default()).collect(),
+            restarted: AtomicBool::new(true),
+            source,
+            inbox,
+            errands,
+        })
+    }
+
+    /// How many threads: a cold cache wants more than there are cores, and a warm one does not mind (notes/kernel.md 6).
+    pub(super) fn threads() -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (cores * 2).clamp(2, 16)
+    }
+
+    /// Asks for a pass over `scopes`. A scope that waits already is looked through once, as far back as either wants.
+    pub(super) fn ask(&self, asker: Asker, scopes: Vec<Scope>) {
+        if asker == Asker::Restart {
+            self.restarted.store(false, Ordering::SeqCst);
+        }
+        let mut state = self.state.lock();
+        let request = state.waiting.entry(asker).or_default();
+        request.asked += 1;
+        for scope in scopes {
+            request
+                .scopes
+                .entry(scope.path.clone())
+                .and_modify(|waiting| waiting.since = waiting.since.min(scope.since))
+                .or_insert(scope);
+        }
+        drop(state);
+        self.wake.notify_all();
+    }
+
+    /// Whether all marks of the pass that a start asked for are handed over.
+    #[expect(dead_code, reason = "checkpoint and status read it")]
+    pub(super) fn is_restarted(&self) -> bool {
+        self.restarted.load(Ordering::SeqCst)
+    }
+
+    /// The pass under way.
+    #[expect(dead_code, reason = "checkpoint and status read it")]
+    pub(super) fn progress(&self) -> Option<RescanProgress> {
+        let pass = self.state.lock().pass.clone()?;
+        Some(RescanProgress {
+            reason: pass.asker.reason(),
+            directories: pass.directories.load(Ordering::Relaxed),
+            candidates: pass.candidates.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Passes for this shard, and directories looked through in them.
+    #[expect(dead_code, reason = "checkpoint and status read it")]
+    pub(super) fn tally(&self, shard: usize) -> (u64, u64) {
+        self.tallies
+            .get(shard)
+            .map_or((0, 0), |tally| (tally.passes.load(Ordering::Relaxed), tally.directories.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        let _state = self.state.lock();
+        self.wake.notify_all();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// A walker's thread.
+    pub(super) fn run(&self) {
+        while let Some((pass, task)) = self.next() {
+            let mut at_work = AtWork { walkers: self, pass: &pass, stack: vec![task], marks: Vec::new() };
+            at_work.run();
+            at_work.hand_over();
+            let mut state = self.state.lock();
+            state.busy -= 1;
+            if state.busy == 0 && state.stack.is_empty() && !self.is_stopping() {
+                state.pass = None;
+                let took = clock::now().saturating_duration_since(pass.started);
+                state.rest_until = Some(clock::now() + took.min(REST_MAX));
+                drop(state);
+                self.finish(&pass, took);
+                self.wake.notify_all();
+            }
+        }
+    }
+
+    /// Waits for something to do; `None` at the end.
+    fn next(&self) -> Option<(Arc<Pass>, Task)> {
+        let mut state = self.state.lock();
+        loop {
+            if self.is_stopping() {
+                return None;
+            }
+            if let Some(pass) = state.pass.clone() {
+                if let Some(task) = state.stack.pop() {
+                    state.busy += 1;
+                    return Some((pass, task));
+                }
+                self.hungry.fetch_add(1, Ordering::Relaxed);
+                self.wake.wait(&mut state);
+                self.hungry.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            let resting = state.rest_until.filter(|until| *until > clock::now());
+            // A start does not rest: nothing was walked for it yet.
+            let may_begin = resting.is_none() || state.waiting.contains_key(&Asker::Restart);
+            match (may_begin, resting, state.waiting.is_empty()) {
+                (true, _, false) => self.begin(&mut state),
+                (false, Some(until), false) => {
+                    let _either = self.wake.wait_until(&mut state, until);
+                }
+                (..) => self.wake.wait(&mut state),
+            }
+        }
+    }
+
+    fn begin(&self, state: &mut State) {
+        let Some((asker, request)) = state.waiting.pop_first() else { return };
+        let scopes: Vec<Scope> = request.scopes.into_values().collect();
+        tracing::debug!(
+            root = self.source.name,
+            reason = asker.reason(),
+            scopes = scopes.len(),
+            since = scopes.iter().map(|scope| scope.since.0).min(),
+            "rescan begins"
+        );
+        state.stack = rescan::begin(&scopes);
+        let pass = Pass {
+            asker,
+            asked: request.asked,
+            scopes,
+            started: clock::now(),
+            directories: AtomicUsize::new(0),
+            files: AtomicUsize::new(0),
+            candidates: AtomicUsize::new(0),
+        };
+        state.pass = Some(Arc::new(pass));
+        if state.stack.is_empty() {
+            // A shard without directories: nothing to look through, but somebody waits for the end.
+            let pass = state.pass.take();
+            if let Some(pass) = pass {
+                self.finish(&pass, Duration::ZERO);
+            }
+        }
+        self.wake.notify_all();
+    }
+
+    fn finish(&self, pass: &Pass, took: Duration) {
+        let directories = pass.directories.load(Ordering::Relaxed);
+        let said = (
+            directories,
+            pass.files.load(Ordering::Relaxed),
+            pass.candidates.load(Ordering::Relaxed),
+            u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        );
+        let (root, reason) = (&self.source.name, pass.asker.reason());
+        match pass.asker {
+            Asker::Restart => {
+                tracing::info!(
+                    root,
+                    reason,
+                    directories = said.0,
+                    files = said.1,
+                    candidates = said.2,
+                    took_ms = said.3,
+                    "rescan finished"
+                );
+                self.restarted.store(true, Ordering::SeqCst);
+                self.inbox.wake();
+            }
+            Asker::Shard(_, shard) => {
+                // At debug: under a steady flood there is one after the other.
+                tracing::debug!(
+                    root,
+                    reason,
+                    shard = shard.0,
+                    directories = said.0,
+                    files = said.1,
+                    candidates = said.2,
+                    took_ms = said.3,
+                    "rescan finished"
+                );
+                if let Some(tally) = self.tallies.get(usize::from(shard.0)) {
+                    tally.passes.fetch_add(1, Ordering::Relaxed);
+                    tally.directories.fetch_add(directories as u64, Ordering::Relaxed);
+                }
+                self.errands[usize::from(shard.0)].made_good(pass.asked);
+            }
+        }
+    }
+}
+
+/// One walker in one pass: its own stack, shared when others have nothing to do.
+struct AtWork<'a> {
+    walkers: &'a Walkers,
+    pass: &'a Pass,
+    stack: Vec<Task>,
+    marks: Vec<Mark>,
+}
+
+impl AtWork<'_> {
+    fn run(&mut self) {
+        while let Some(task) = self.stack.pop() {
+            if self.walkers.is_stopping() {
+                return;
+            }
+            self.pass.directories.fetch_add(1, Ordering::Relaxed);
+            rescan::visit(&self.walkers.source, &self.pass.scopes, &task, self);
+            if self.marks.len() >= MARKS {
+                self.hand_over();
+            }
+            if self.stack.len() > 1 && self.walkers.hungry.load(Ordering::Relaxed) > 0 {
+                // The older half: what lies higher up leads to more.
+                let shared = self.stack.drain(..self.stack.len() / 2).collect::<Vec<Task>>();
+                self.walkers.state.lock().stack.extend(shared);
+                self.walkers.wake.notify_all();
+            }
+        }
+    }
+
+    /// Hands the marks to the dispatcher; waits while it has too many already.
+    fn hand_over(&mut self) {
+        let mut marks = std::mem::take(&mut self.marks);
+        self.pass.candidates.fetch_add(marks.len(), Ordering::Relaxed);
+        while !marks.is_empty() && !self.walkers.is_stopping() {
+            match self.walkers.inbox.send_marks(marks) {
+                Ok(()) => return,
+                Err(back) => {
+                    marks = back;
+                    std::thread::park_timeout(FULL_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+impl Finder for AtWork<'_> {
+    fn mark(&mut self, mark: Mark) {
+        self.marks.push(mark);
+    }
+
+    fn recheck(&mut self, directory: &RelPath) {
+        let Asker::Shard(_, shard) = self.pass.asker else { return };
+        let mut waiting = directory.clone();
+        while let Err(back) = self.walkers.errands[usize::from(shard.0)].recheck(waiting) {
+            if self.walkers.is_stopping() {
+                return;
+            }
+            waiting = back;
+            std::thread::park_timeout(FULL_PAUSE);
+        }
+    }
+
+    fn descend(&mut self, task: Task) {
+        self.stack.push(task);
+    }
+
+    fn files(&mut self, count: usize) {
+        self.pass.files.fetch_add(count, Ordering::Relaxed);
+    }
+}

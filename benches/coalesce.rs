@@ -13,7 +13,7 @@ const POINTS: usize = 10_000;
 const WANT: Want = Want { large: false, background: true, marks_max: 5_000 };
 
 fn empty() -> ChangeSet {
-    ChangeSet::new(ChangeSetOptions { settle: SettleOptions::default(), marks_max: 200_000 })
+    ChangeSet::new(ChangeSetOptions { settle: SettleOptions::default(), marks_max: 200_000, saved: true })
 }
 
 fn at(instant: Instant) -> Now {

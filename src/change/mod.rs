@@ -4,10 +4,12 @@
 //! cleared only by a transfer that began after the mark's last event and was acknowledged.
 
 mod mark;
+mod saved;
 mod set;
 mod settle;
 mod trie;
 
 pub use mark::{Content, Mark, MarkKind, Priority, Stage};
+pub use saved::{SavedChange, SavedMark};
 pub use set::{BatchId, CTIME_SLACK, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Fate, Now, Tally, Want};
 pub use settle::SettleOptions;

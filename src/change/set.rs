@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::mark::{Content, Mark, MarkKind, Priority, Stage};
+use super::saved::{SavedChange, SavedMark, Unsaved};
 use super::settle::{Heat, SettleOptions, Times};
 use super::trie::{NodeId, ROOT, Trie, Weigh};
 use crate::path::RelPath;
@@ -36,6 +37,8 @@ pub struct ChangeSetOptions {
     pub settle: SettleOptions,
     /// Pending marks before they widen. Default 200,000, about 250 bytes each.
     pub marks_max: usize,
+    /// Marks are told for a checkpoint ([`ChangeSet::unsaved`]).
+    pub saved: bool,
 }
 
 /// How far before its event a file's ctime may lie: stamps are taken at the start of a write and of a mapped page's
@@ -227,6 +230,7 @@ pub struct ChangeSet {
     epoch: u64,
     trial: u64,
     widened: u64,
+    unsaved: Option<Unsaved>,
 }
 
 fn lane(priority: Priority, large: bool) -> usize {
@@ -322,6 +326,7 @@ impl ChangeSet {
     #[must_use]
     pub fn new(options: ChangeSetOptions) -> Self {
         Self {
+            unsaved: options.saved.then(Unsaved::default),
             options,
             trie: Trie::new(),
             queues: Default::default(),
@@ -430,6 +435,7 @@ impl ChangeSet {
 
     fn remove_pending(&mut self, node: NodeId) -> Option<Pending> {
         let pending = self.trie.update(node, |value| value.pending.take())?;
+        self.note_unsaved(node);
         self.queues[pending.lane()].remove(&pending.turn(node));
         Some(pending)
     }
@@ -438,6 +444,122 @@ impl ChangeSet {
         pending.due = self.options.settle.due(pending.times, self.trie.value(node).heat);
         self.queues[pending.lane()].insert(pending.turn(node));
         self.trie.update(node, |value| value.pending = Some(pending));
+        self.note_unsaved(node);
+    }
+
+    fn note_unsaved(&mut self, node: NodeId) {
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.touched.insert(node.index());
+        }
+    }
+
+    /// What a checkpoint must hold of this change set, as differences since the last call. With `whole` everything, as
+    /// if nothing had been told before.
+    pub fn unsaved(&mut self, now: Now, whole: bool) -> Vec<SavedChange> {
+        let Some(mut unsaved) = self.unsaved.take() else { return Vec::new() };
+        if whole {
+            unsaved.told.clear();
+            unsaved.touched.extend(self.queues.iter().flatten().map(|turn| turn.2.index()));
+            unsaved.touched.extend(self.batches.values().flat_map(|batch| &batch.nodes).map(|node| node.index()));
+        }
+        let mut changes = Vec::new();
+        for index in unsaved.touched.drain() {
+            let node = NodeId::at(index);
+            let value = self.trie.value(node);
+            match self.saved(now, node, value) {
+                Some(saved) => {
+                    unsaved.told.insert(index);
+                    changes.push((index, Some(saved)));
+                }
+                None if unsaved.told.remove(&index) => changes.push((index, None)),
+                None => {}
+            }
+        }
+        // A burst should not hold its memory for ever.
+        unsaved.touched.shrink_to(1024);
+        self.unsaved = Some(unsaved);
+        changes
+    }
+
+    /// Whether [`Self::unsaved`] has something to tell.
+    #[must_use]
+    pub fn is_unsaved(&self) -> bool {
+        self.unsaved.as_ref().is_some_and(|unsaved| !unsaved.touched.is_empty())
+    }
+
+    fn saved(&self, now: Now, node: NodeId, value: &Value) -> Option<SavedMark> {
+        let wall = |first: Instant| now.wall.minus(now.instant.saturating_duration_since(first));
+        let pending = value.pending.as_ref().map(|pending| SavedMark {
+            path: self.trie.path(node),
+            kind: pending.kind,
+            content: pending.content,
+            least: pending.least,
+            priority: pending.priority,
+            first: wall(pending.times.first),
+            attempts: pending.attempts,
+            derived: pending.derived,
+            large: pending.large,
+        });
+        let flight = value.flight.as_ref().map(|flight| SavedMark {
+            path: self.trie.path(node),
+            kind: flight.kind,
+            content: flight.content,
+            least: flight.least,
+            priority: flight.priority,
+            first: wall(flight.first),
+            attempts: flight.attempts,
+            derived: flight.derived,
+            large: flight.large,
+        });
+        // What is under way is not there yet: after a restart it is sent again, together with what came since.
+        Some(match (pending, flight) {
+            (None, None) => return None,
+            (Some(one), None) | (None, Some(one)) => one,
+            (Some(pending), Some(flight)) => SavedMark {
+                kind: pending.kind.max(flight.kind),
+                content: pending.content.join(flight.content),
+                least: pending.least.join(flight.least),
+                priority: pending.priority.min(flight.priority),
+                first: pending.first.min(flight.first),
+                attempts: pending.attempts.max(flight.attempts),
+                derived: pending.derived && flight.derived,
+                large: pending.large || flight.large,
+                path: pending.path,
+            },
+        })
+    }
+
+    /// Takes back a mark that was kept. It is as old as it was, has failed as often, and may go at once.
+    pub fn restore(&mut self, now: Now, saved: &SavedMark) {
+        self.sequence += 1;
+        let mut mark = Mark::new(saved.path.clone(), saved.kind).content(saved.content).priority(saved.priority);
+        mark.changes_names = false;
+        mark.derived = saved.derived;
+        mark.large = saved.large;
+        let node = self.trie.reach(&mark.path);
+        let age = Duration::from_nanos(u64::try_from(now.wall.0.saturating_sub(saved.first.0)).unwrap_or(0));
+        // The monotonic clock may be younger than the mark: then only what it looks back to remembers the age.
+        let first = now.instant.checked_sub(age).unwrap_or(now.instant);
+        // `Resend` is no less than `Since` the first event only if that is how far back the slack reaches.
+        let least = match saved.least {
+            Content::Resend => Content::Since(saved.first.minus(CTIME_SLACK)),
+            Content::Compare | Content::Since(_) => saved.least,
+        };
+        let asks = Asks { kind: mark.kind, content: least, priority: mark.priority };
+        if let Some(above) = self.covering(node, &asks) {
+            self.stand_for(above, first, least);
+            return self.trie.prune(node);
+        }
+        self.merge(node, now, &mark);
+        if let Some(mut pending) = self.remove_pending(node) {
+            pending.times.first = pending.times.first.min(first);
+            pending.least = pending.least.join(least);
+            pending.attempts = pending.attempts.max(saved.attempts);
+            self.insert_pending(node, pending);
+        }
+        if self.pending() > self.options.marks_max {
+            self.widen(now);
+        }
     }
 
     fn merge(&mut self, node: NodeId, now: Now, mark: &Mark) {
@@ -647,6 +769,7 @@ impl ChangeSet {
                 derived: pending.derived,
                 attempts: pending.attempts,
             });
+            self.note_unsaved(*node);
             self.trie.update(*node, |value| {
                 value.heat = heat.or(before);
                 value.flight = Some(Flight {
@@ -740,6 +863,7 @@ impl ChangeSet {
         tally: &mut Tally,
     ) {
         let Some(flight) = self.trie.update(node, |value| value.flight.take()) else { return };
+        self.note_unsaved(node);
         let path = self.trie.path(node);
         let (not_before, company, large, attempts) = match fate(&path) {
             Fate::Done => {

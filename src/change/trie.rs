@@ -12,6 +12,18 @@ use crate::path::RelPath;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct NodeId(u32);
 
+impl NodeId {
+    /// The place in the arena. It is another node's once this one is removed.
+    pub(super) fn index(self) -> u32 {
+        self.0
+    }
+
+    /// The node at a place that is, or was, in use.
+    pub(super) fn at(index: u32) -> Self {
+        Self(index)
+    }
+}
+
 /// The empty path.
 pub(super) const ROOT: NodeId = NodeId(0);
 

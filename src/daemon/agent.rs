@@ -336,7 +336,7 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         .iter()
         .map(|target| TargetOptions {
             lanes: target.lanes.max(1),
-            changes: ChangeSetOptions { settle: root.settle, marks_max: target.backlog },
+            changes: ChangeSetOptions { settle: root.settle, marks_max: target.backlog, saved: false },
         })
         .collect();
     let pipeline = Pipeline {

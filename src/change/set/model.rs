@@ -60,13 +60,15 @@ struct Simulation {
     open: Vec<Obligation>,
     flying: Vec<Flying>,
     marks_max: usize,
+    /// What a checkpoint holds.
+    disk: HashMap<u32, SavedMark>,
 }
 
 impl Simulation {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let marks_max = [3, 8, 30, 1_000][rng.usize(..4)];
-        let options = ChangeSetOptions { settle: SettleOptions::default(), marks_max };
+        let options = ChangeSetOptions { settle: SettleOptions::default(), marks_max, saved: true };
         Self {
             seed,
             rng,
@@ -77,7 +79,42 @@ impl Simulation {
             open: Vec::new(),
             flying: Vec::new(),
             marks_max,
+            disk: HashMap::new(),
         }
+    }
+
+    /// Writes the differences, which must come to what is there.
+    fn save(&mut self, whole: bool) {
+        let now = self.now();
+        if whole {
+            self.disk.clear();
+        }
+        for (key, saved) in self.set.unsaved(now, whole) {
+            match saved {
+                Some(saved) => self.disk.insert(key, saved),
+                None => Some(self.disk.remove(&key).expect("only what was told is taken back")),
+            };
+        }
+        assert!(!self.set.is_unsaved());
+        let kept: Vec<&RelPath> = self.disk.values().map(|saved| &saved.path).collect();
+        let here = self.set.queues.iter().flatten().map(|turn| turn.2);
+        let flying = self.set.batches.values().flat_map(|batch| batch.nodes.iter().copied());
+        let nodes: HashSet<NodeId> = here.chain(flying).collect();
+        assert_eq!(kept.len(), nodes.len(), "seed {}", self.seed);
+        assert!(nodes.iter().all(|node| kept.contains(&&self.set.trie.path(*node))), "seed {}", self.seed);
+    }
+
+    /// Everything but the disk is gone.
+    fn crash(&mut self) {
+        self.save(false);
+        self.flying.clear();
+        self.set = ChangeSet::new(self.set.options);
+        let now = self.now();
+        for saved in self.disk.values() {
+            self.set.restore(now, saved);
+        }
+        assert!(self.set.pending() <= self.marks_max, "seed {}: {} wait", self.seed, self.set.pending());
+        self.save(true);
     }
 
     fn now(&self) -> Now {
@@ -230,7 +267,11 @@ impl Simulation {
                     self.conclude(index, false);
                 }
             }
-            8 => self.release(),
+            8 => match self.rng.u8(..6) {
+                0 => self.crash(),
+                1 => self.save(false),
+                _ => self.release(),
+            },
             _ => {
                 let span = [1, 100, 1_000, 5_000, 60_000][self.rng.usize(..5)];
                 self.elapsed += Duration::from_millis(self.rng.u64(..span));

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn bounded(marks_max: usize) -> Self {
-        let options = ChangeSetOptions { settle: SettleOptions::default(), marks_max };
+        let options = ChangeSetOptions { settle: SettleOptions::default(), marks_max, saved: true };
         Self { set: ChangeSet::new(options), start: crate::sys::clock::now(), elapsed: Duration::ZERO }
     }
 

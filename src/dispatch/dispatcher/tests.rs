@@ -58,7 +58,7 @@ struct Bench {
 
 impl Bench {
     fn new(targets: usize, lanes: u16) -> Self {
-        let changes = ChangeSetOptions { settle: SettleOptions::default(), marks_max: 1_000 };
+        let changes = ChangeSetOptions { settle: SettleOptions::default(), marks_max: 1_000, saved: true };
         let options = vec![TargetOptions { lanes, changes }; targets];
         Self { dispatcher: Dispatcher::new(&options, 7), start: crate::sys::clock::now(), elapsed: Duration::ZERO }
     }

@@ -21,6 +21,7 @@ pub mod rescan;
 pub mod plan;
 pub mod dispatch;
 pub mod worker;
+pub mod checkpoint;
 pub mod config;
 pub mod daemon;
 pub mod lab;

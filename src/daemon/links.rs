@@ -1,6 +1,5 @@
 //! The thread that finds the names of shared inodes: asked by lanes, it walks the root by inode numbers.
 
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -79,7 +78,7 @@ impl LinkLoop {
         }
         let device = self.source.one_file_system.then_some(self.source.device);
         let go_on = || !self.search.stop.load(Ordering::Acquire);
-        let found = search_links(self.source.root.as_fd(), device, &self.source.filter, &wanted, &go_on);
+        let found = search_links(&self.source.root, device, &self.source.filter, &wanted, &go_on);
         let mut marks = Vec::new();
         {
             let mut links = self.links.lock();

@@ -1,10 +1,11 @@
 //! One lstat per path, without ever passing a symlink.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::path::RelPath;
-use crate::sys::files::{self, EntryType, Status};
+use crate::sys::files::{EntryType, Status};
+use crate::sys::ground::Ground;
 
 /// What is at a path now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,15 +30,15 @@ const ENTRY_MAX: usize = 4093;
 
 /// Looks at many paths, keeping the last parent open.
 #[derive(Debug)]
-pub struct Looker<'a> {
-    root: BorrowedFd<'a>,
-    place: Option<(RelPath, OwnedFd)>,
+pub struct Looker<'a, G: Ground = OwnedFd> {
+    root: &'a G,
+    place: Option<(RelPath, G::Directory)>,
 }
 
-impl<'a> Looker<'a> {
+impl<'a, G: Ground> Looker<'a, G> {
     /// Looks below `root`.
     #[must_use]
-    pub fn new(root: BorrowedFd<'a>) -> Self {
+    pub fn new(root: &'a G) -> Self {
         Self { root, place: None }
     }
 
@@ -47,19 +48,19 @@ impl<'a> Looker<'a> {
             return Look::TooLong;
         }
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
-            return match files::status_of(self.root) {
+            return match self.root.status() {
                 Ok(status) => Look::Present(status),
                 Err(error) => Look::Unreadable(error.to_string()),
             };
         };
         if self.place.as_ref().is_none_or(|(open, _)| *open != parent) {
-            match files::open_place(self.root, &parent) {
+            match self.root.open_place(&parent) {
                 Ok(place) => self.place = Some((parent, place)),
                 Err(error) => return self.without_parent(&parent, &error),
             }
         }
         let Some((_, place)) = &self.place else { return Look::Absent };
-        match files::status_at(place.as_fd(), name) {
+        match self.root.status_at(place, name) {
             Ok(status) => Look::Present(status),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Look::Absent,
             Err(error) => Look::Unreadable(error.to_string()),
@@ -73,12 +74,12 @@ impl<'a> Looker<'a> {
         }
         let mut at = RelPath::root();
         for name in parent.components() {
-            let place = match files::open_place(self.root, &at) {
+            let place = match self.root.open_place(&at) {
                 Ok(place) => place,
                 Err(error) => return Look::Unreadable(error.to_string()),
             };
             at = at.join(name);
-            match files::status_at(place.as_fd(), name) {
+            match self.root.status_at(&place, name) {
                 Ok(status) if status.entry_type == EntryType::Directory => {}
                 Ok(_) => return Look::ParentIsNoDirectory(at),
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Look::ParentMissing(at),
@@ -93,10 +94,10 @@ impl<'a> Looker<'a> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::fd::AsFd as _;
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::sys::files;
 
     #[test]
     fn a_look_never_passes_a_symlink_and_names_the_topmost_ancestor_in_the_way() {
@@ -107,7 +108,7 @@ mod tests {
         symlink("d", at("link")).unwrap();
         symlink("nowhere", at("d/dangling")).unwrap();
         let root = files::open_root(tree.path()).unwrap();
-        let mut looker = Looker::new(root.as_fd());
+        let mut looker = Looker::new(&root);
         let path = |text: &str| RelPath::parse(text.as_bytes()).unwrap();
         let mut check = |text: &str, expected: Result<EntryType, Look>| {
             let look = match looker.look(&path(text)) {
@@ -139,7 +140,7 @@ mod tests {
     fn a_path_that_rsync_would_cut_is_too_long() {
         let tree = tempfile::tempdir().unwrap();
         let root = files::open_root(tree.path()).unwrap();
-        let mut looker = Looker::new(root.as_fd());
+        let mut looker = Looker::new(&root);
         let long = |bytes: usize| {
             let text: String = "abcdefg/".chars().cycle().take(bytes).collect();
             RelPath::parse(text.as_bytes()).unwrap()

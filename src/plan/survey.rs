@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
 
 use crate::filter::Filter;
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
-use crate::sys::files::{self, EntryType, Identity};
+use crate::sys::files::{EntryType, Identity, Status};
+use crate::sys::ground::Ground;
 
 /// When a survey stops, and what it looks for.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +61,8 @@ pub struct Found {
 ///
 /// # Errors
 /// When `directory` itself cannot be opened or listed.
-pub fn survey(
-    root: BorrowedFd<'_>,
+pub fn survey<G: Ground>(
+    root: &G,
     directory: &RelPath,
     recurse: bool,
     filter: &Filter,
@@ -71,20 +71,20 @@ pub fn survey(
     let mut survey = Survey::default();
     let mut stack = vec![directory.clone()];
     while let Some(at) = stack.pop() {
-        let open = match files::open_directory(root, &at) {
+        let open = match root.open_directory(&at) {
             Ok(open) => open,
             Err(error) if at == *directory => return Err(error),
             Err(_) => continue,
         };
         let mut names: Vec<Vec<u8>> = Vec::new();
-        let listed = files::list(&open, |name, _, _| names.push(name.to_vec()));
+        let listed = root.list(&open, |name, _, _| names.push(name.to_vec()));
         if at == *directory {
             listed?;
         }
         survey.directories += 1;
         for name in names {
             let path = at.join(&name);
-            let Ok(status) = files::status_at(open.as_fd(), &name) else { continue };
+            let Ok(status) = root.status_at(&open, &name) else { continue };
             let is_directory = status.entry_type == EntryType::Directory;
             if filter.excludes(&path, is_directory) {
                 continue;
@@ -128,8 +128,8 @@ pub fn survey(
 /// Finds the names of `wanted` inodes anywhere below `root`, by the inode numbers that directories list: no file is
 /// looked at but the matches. What cannot be read is left out.
 #[must_use]
-pub fn search_links(
-    root: BorrowedFd<'_>,
+pub fn search_links<G: Ground>(
+    root: &G,
     device: Option<u64>,
     filter: &Filter,
     wanted: &HashMap<Identity, u32>,
@@ -142,13 +142,13 @@ pub fn search_links(
         if !go_on() {
             break;
         }
-        let Ok(open) = files::open_directory(root, &at) else { continue };
-        let foreign = |status: files::Status| device.is_some_and(|device| device != status.identity.device);
-        if files::status_of(&open).is_ok_and(foreign) {
+        let Ok(open) = root.open_directory(&at) else { continue };
+        let foreign = |status: Status| device.is_some_and(|device| device != status.identity.device);
+        if root.status_of(&open).is_ok_and(foreign) {
             continue;
         }
         let mut matches: Vec<Vec<u8>> = Vec::new();
-        let _partly = files::list(&open, |name, entry_type, inode| match entry_type {
+        let _partly = root.list(&open, |name, entry_type, inode| match entry_type {
             Some(EntryType::Directory) => stack.push(at.join(name)),
             Some(_) if numbers.contains(&inode) => matches.push(name.to_vec()),
             Some(_) => {}
@@ -156,7 +156,7 @@ pub fn search_links(
         });
         for name in matches {
             let path = at.join(&name);
-            match files::status_at(open.as_fd(), &name) {
+            match root.status_at(&open, &name) {
                 Ok(status) if status.entry_type == EntryType::Directory => stack.push(path),
                 Ok(status) if wanted.contains_key(&status.identity) && !filter.excludes_within(&path, false) => {
                     found.push(Found { path, identity: status.identity, links: status.links });
@@ -173,6 +173,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::sys::files;
 
     const LIMITS: SurveyLimits =
         SurveyLimits { entries_max: 1_000, bytes_max: 1_000_000, large: 100, since: None, device: None };
@@ -201,7 +202,7 @@ mod tests {
 
         fn survey(&self, text: &str, recurse: bool, limits: &SurveyLimits) -> Survey {
             let filter = Filter::new(&["- *.tmp"], false).unwrap();
-            let mut survey = survey(self.root.as_fd(), &path(text), recurse, &filter, limits).unwrap();
+            let mut survey = survey(&self.root, &path(text), recurse, &filter, limits).unwrap();
             survey.children.sort();
             survey.large.sort();
             survey.changed.sort();
@@ -222,8 +223,8 @@ mod tests {
         let all = tree.survey("d", true, &LIMITS);
         assert_eq!((all.entries, all.directories, all.bytes), (6, 3, 60));
         assert_eq!((all.children, all.too_big), (vec![path("d/e")], false));
-        assert!(survey(tree.root.as_fd(), &path("none"), true, &Filter::none(), &LIMITS).is_err());
-        assert!(survey(tree.root.as_fd(), &path("o"), true, &Filter::none(), &LIMITS).is_err());
+        assert!(survey(&tree.root, &path("none"), true, &Filter::none(), &LIMITS).is_err());
+        assert!(survey(&tree.root, &path("o"), true, &Filter::none(), &LIMITS).is_err());
     }
 
     #[test]
@@ -264,11 +265,11 @@ mod tests {
         tree.link("d/a", "e/f/a2");
         tree.link("d/a", "a3");
         tree.link("d/a", "no/a4");
-        let identity = files::status_at(tree.root.as_fd(), b"a3").unwrap().identity;
+        let identity = tree.root.glimpse(b"a3").unwrap().identity;
         let filter = Filter::new(&["- /no/"], false).unwrap();
         let wanted = HashMap::from([(identity, 4)]);
         let search = |device, go_on: &dyn Fn() -> bool| {
-            let found = search_links(tree.root.as_fd(), device, &filter, &wanted, go_on);
+            let found = search_links(&tree.root, device, &filter, &wanted, go_on);
             assert!(found.iter().all(|found| found.identity == identity && found.links == 4));
             let mut names: Vec<RelPath> = found.into_iter().map(|found| found.path).collect();
             names.sort();

@@ -4,13 +4,13 @@
 //! from a place not visited yet to one that was; that has an event, or its loss a marker that asks for another pass.
 
 use std::io;
-use std::os::fd::AsFd as _;
 
 use super::rules::{Verdict, is_changed, judge_directory};
 use crate::change::{Content, Mark, MarkKind, Priority};
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
-use crate::sys::files::{self, EntryType};
+use crate::sys::files::EntryType;
+use crate::sys::ground::Ground;
 use crate::watch::Source;
 
 /// A directory to be looked through, and since when.
@@ -56,10 +56,12 @@ pub fn begin(scopes: &[Scope]) -> Vec<Task> {
 }
 
 /// Visits one directory of a pass over `scopes`.
-pub fn visit(source: &Source, scopes: &[Scope], task: &Task, finder: &mut impl Finder) {
+pub fn visit<G: Ground>(source: &Source<G>, scopes: &[Scope], task: &Task, finder: &mut impl Finder) {
     let scope = &scopes[task.scope];
-    let found = files::open_directory(source.root.as_fd(), &task.path)
-        .and_then(|directory| files::status_of(&directory).map(|status| (directory, status)));
+    let root = &source.root;
+    let found = root
+        .open_directory(&task.path)
+        .and_then(|directory| root.status_of(&directory).map(|status| (directory, status)));
     let (directory, status) = match found {
         Ok(found) => found,
         // Whoever listed it was told a name that is gone by now: its directory has changed and is told of, by an event
@@ -89,14 +91,14 @@ pub fn visit(source: &Source, scopes: &[Scope], task: &Task, finder: &mut impl F
     }
     let changed = verdict == Verdict::Listing;
     let mut looked_at = 0;
-    let listed = files::list(&directory, |name, entry_type, _inode| {
+    let listed = root.list(&directory, |name, entry_type, _inode| {
         let (entry_type, status) = match entry_type {
             Some(EntryType::Directory) => (EntryType::Directory, None),
             // The listing of a directory that changed tells of its files.
             Some(known) if changed => (known, None),
             Some(_) | None => {
                 looked_at += 1;
-                let Ok(status) = files::status_at(directory.as_fd(), name) else { return };
+                let Ok(status) = root.status_at(&directory, name) else { return };
                 (status.entry_type, Some(status))
             }
         };
@@ -123,7 +125,7 @@ pub fn visit(source: &Source, scopes: &[Scope], task: &Task, finder: &mut impl F
 }
 
 /// What cannot be looked through is left to rsync, whose complaint is retried, shown and counted like any other.
-fn unreadable(source: &Source, scope: &Scope, task: &Task, error: &io::Error, finder: &mut impl Finder) {
+fn unreadable<G: Ground>(source: &Source<G>, scope: &Scope, task: &Task, error: &io::Error, finder: &mut impl Finder) {
     source.say_unreadable(&task.path, error);
     let kind = if scope.recursive { MarkKind::Subtree } else { MarkKind::Listing };
     let mut mark =
@@ -138,8 +140,8 @@ fn is_gone(error: &io::Error) -> bool {
 
 /// A whole pass, in the calling thread; `mark` and `recheck` as in [`Finder`]. Returns the directories and the files
 /// that were looked at.
-pub fn pass(
-    source: &Source,
+pub fn pass<G: Ground>(
+    source: &Source<G>,
     scopes: &[Scope],
     mark: impl FnMut(Mark),
     recheck: impl FnMut(&RelPath),

@@ -5,6 +5,7 @@
 pub mod child;
 pub mod clock;
 pub mod files;
+pub mod ground;
 pub mod inotify;
 pub mod limits;
 pub mod lock;

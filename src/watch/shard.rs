@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,9 +20,9 @@ use crate::change::{CTIME_SLACK, Mark, MarkKind, Stage};
 use crate::event::{self, Event, EventKind, Record};
 use crate::filter::Filter;
 use crate::path::RelPath;
-use crate::sys::clock::{self, WallTime};
+use crate::sys::clock::WallTime;
 use crate::sys::files::{self, EntryType, Identity};
-use crate::sys::inotify::Inotify;
+use crate::sys::ground::{Ground, Watches as _};
 use crate::tree::{Directories, DirectoryId};
 
 /// Which shard of a root; 0 is the trunk.
@@ -51,13 +51,13 @@ const READS_MAX: usize = 16;
 
 /// What all shards of a root share.
 #[derive(Debug)]
-pub struct Source {
+pub struct Source<G = OwnedFd> {
     /// The root's name in logs.
     pub name: String,
     /// The configured path.
     pub path: PathBuf,
     /// The root, held open for the agent's life.
-    pub root: OwnedFd,
+    pub root: G,
     /// Which directory that is.
     pub identity: Identity,
     /// Device of the root.
@@ -104,7 +104,17 @@ impl Source {
     /// Those of open(2) and statx(2).
     pub fn open(name: &str, path: PathBuf, one_file_system: bool, filter: Filter) -> io::Result<Self> {
         let root = files::open_root(&path)?;
-        let identity = files::status_of(&root)?.identity;
+        Self::of_root(name, path, root, one_file_system, filter)
+    }
+}
+
+impl<G: Ground> Source<G> {
+    /// For the root that was opened at `path`.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub fn of_root(name: &str, path: PathBuf, root: G, one_file_system: bool, filter: Filter) -> io::Result<Self> {
+        let identity = root.status()?.identity;
         Ok(Self {
             name: name.to_owned(),
             path,
@@ -235,10 +245,10 @@ pub struct LostScope {
 
 /// One shard.
 #[derive(Debug)]
-pub struct Shard {
+pub struct Shard<G: Ground = OwnedFd> {
     id: ShardId,
-    pub(super) source: std::sync::Arc<Source>,
-    pub(super) inotify: Inotify,
+    pub(super) source: std::sync::Arc<Source<G>>,
+    pub(super) inotify: G::Watches,
     pub(super) map: Directories,
     trunk: Option<Trunk>,
     pub(super) walks: Vec<Walk>,
@@ -258,15 +268,24 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The instance's descriptor, for the event loop.
+    #[must_use]
+    pub fn raw(&self) -> RawFd {
+        self.inotify.raw()
+    }
+}
+
+impl<G: Ground> Shard<G> {
     /// Makes the instance; watches nothing yet.
     ///
     /// # Errors
-    /// `EMFILE`, see [`Inotify::create`].
-    pub fn create(source: std::sync::Arc<Source>, options: ShardOptions) -> io::Result<Self> {
+    /// `EMFILE`, see [`Inotify::create`](crate::sys::inotify::Inotify::create).
+    pub fn create(source: std::sync::Arc<Source<G>>, options: ShardOptions) -> io::Result<Self> {
+        let (inotify, last_empty) = (source.root.watches()?, source.root.coarse_now());
         Ok(Self {
             id: options.id,
             source,
-            inotify: Inotify::create()?,
+            inotify,
             map: Directories::new(),
             trunk: (options.id == ShardId(0)).then(|| Trunk::new(options.shards)),
             walks: Vec::new(),
@@ -277,17 +296,11 @@ impl Shard {
             unwatched: BTreeMap::new(),
             unwatched_since: None,
             losses: Vec::new(),
-            last_empty: clock::coarse_now(),
+            last_empty,
             overflow_said: None,
             buffer: vec![0; READ_BUFFER],
             watched_told: 0,
         })
-    }
-
-    /// The instance's descriptor, for the event loop.
-    #[must_use]
-    pub fn raw(&self) -> RawFd {
-        self.inotify.raw()
     }
 
     /// Begins: the trunk watches the root and deals out what it finds there.
@@ -296,7 +309,7 @@ impl Shard {
     /// When the root cannot be watched or listed: then there is nothing to do for this agent.
     pub fn start(&mut self) -> Result<(), StartError> {
         if self.trunk.is_some() {
-            let wd = self.inotify.add_watch(self.source.root.as_fd())?;
+            let wd = self.inotify.add_watch(&self.source.root.open_directory(&RelPath::root())?)?;
             self.map.bind(self.map.root(), wd);
             self.deal_root()?;
         }
@@ -323,7 +336,7 @@ impl Shard {
     /// # Errors
     /// Those of read(2): the instance is broken and the agent must end.
     pub fn drain(&mut self) -> io::Result<bool> {
-        let before = clock::coarse_now();
+        let before = self.source.root.coarse_now();
         let mut lost = false;
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut finished = false;
@@ -395,7 +408,7 @@ impl Shard {
     }
 
     fn root_has_its_name(&self) -> bool {
-        files::status_of_path(&self.source.path).is_ok_and(|status| status.identity == self.source.identity)
+        self.source.root.status_of_path(&self.source.path).is_ok_and(|status| status.identity == self.source.identity)
     }
 
     /// An excluded name changed its directory's mtime when it came or went; nothing else of it is ours.
@@ -467,8 +480,7 @@ impl Shard {
     }
 
     fn is_directory(&self, path: &RelPath) -> bool {
-        files::status_at(self.source.root.as_fd(), path.as_bytes())
-            .is_ok_and(|status| status.entry_type == EntryType::Directory)
+        self.source.root.glimpse(path.as_bytes()).is_ok_and(|status| status.entry_type == EntryType::Directory)
     }
 
     pub(super) fn start_walk(&mut self, parent: DirectoryId, name: &[u8], reason: Reason) {
@@ -480,7 +492,7 @@ impl Shard {
     fn departed(&mut self, parent: DirectoryId, name: &[u8]) {
         if let Some(child) = self.map.child(parent, name) {
             self.map.detach(child);
-            self.departed.push((clock::now() + DEPARTED_WAIT, child));
+            self.departed.push((self.source.root.now() + DEPARTED_WAIT, child));
         }
     }
 
@@ -492,8 +504,7 @@ impl Shard {
         let root = self.map.root();
         let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|(name, occasion)| {
             *occasion != Occasion::Left
-                && files::status_at(self.source.root.as_fd(), name)
-                    .is_ok_and(|status| status.entry_type == EntryType::Directory)
+                && self.source.root.glimpse(name).is_ok_and(|status| status.entry_type == EntryType::Directory)
         });
         for (name, occasion) in present {
             let reason = match occasion {
@@ -564,7 +575,8 @@ impl Shard {
                  (raise fs.inotify.max_user_watches if that is the reason, see sysctl/)"
             );
         }
-        let unwatched = Unwatched { deadline: clock::now() + UNWATCHED_PAUSE, since: clock::coarse_now() };
+        let unwatched =
+            Unwatched { deadline: self.source.root.now() + UNWATCHED_PAUSE, since: self.source.root.coarse_now() };
         let counted = &self.source.counters.unwatched;
         self.unwatched.entry(path).and_modify(|known| known.deadline = unwatched.deadline).or_insert_with(|| {
             counted.fetch_add(1, Ordering::Relaxed);
@@ -627,7 +639,7 @@ impl Shard {
     /// The real-time clock was set: stamps of before cannot be compared with those that come. Whoever calls this has
     /// everything compared.
     pub fn clock_was_set(&mut self) {
-        let now = clock::coarse_now();
+        let now = self.source.root.coarse_now();
         self.last_empty = now;
         for unwatched in self.unwatched.values_mut() {
             unwatched.since = now;
@@ -639,7 +651,7 @@ impl Shard {
     fn recover(&mut self) {
         self.source.counters.overflows.fetch_add(1, Ordering::Relaxed);
         let since = self.last_empty.minus(self.source.slack);
-        let now = clock::now();
+        let now = self.source.root.now();
         if self.overflow_said.is_none_or(|said| now.saturating_duration_since(said) >= OVERFLOW_LINES_PAUSE) {
             self.overflow_said = Some(now);
             tracing::warn!(
@@ -677,7 +689,9 @@ impl Shard {
             |directory| map.path(directory),
             |path| {
                 // A hint only, so the look-up need not be proof against symlinks in the path.
-                files::status_at(source.root.as_fd(), path.as_bytes())
+                source
+                    .root
+                    .glimpse(path.as_bytes())
                     .is_ok_and(|status| status.entry_type != EntryType::File || status.links > 1)
             },
             |mark| out.push(mark),

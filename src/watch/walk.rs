@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd as _;
 
 use super::shard::Shard;
 use super::shard::{LossReason, LostScope};
 use crate::change::{Content, Mark, MarkKind};
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
-use crate::sys::files::{self, EntryType};
+use crate::sys::files::EntryType;
+use crate::sys::ground::{Ground, Watches as _};
 use crate::sys::inotify::{WatchError, Wd};
 use crate::tree::DirectoryId;
 
@@ -66,7 +66,7 @@ impl Walk {
     }
 }
 
-impl Shard {
+impl<G: Ground> Shard<G> {
     /// Visits up to `budget` directories of the open walks. Returns whether more are waiting.
     pub(super) fn walk_slice(&mut self, budget: usize) -> bool {
         for _directory in 0..budget {
@@ -140,13 +140,13 @@ impl Shard {
         if self.source.filter.excludes(&path, true) {
             return Visit::Nothing;
         }
-        let directory = match files::open_directory(self.source.root.as_fd(), &path) {
+        let directory = match self.source.root.open_directory(&path) {
             Ok(directory) => directory,
             Err(error) => {
                 return self.cannot_open(parent, name, &path, &error);
             }
         };
-        match files::status_of(&directory) {
+        match self.source.root.status_of(&directory) {
             Ok(status) if self.source.one_file_system && status.identity.device != self.source.device => {
                 self.source.say_mount(&path);
                 self.drop_child(parent, name);
@@ -157,7 +157,7 @@ impl Shard {
                 return self.cannot_open(parent, name, &path, &error);
             }
         }
-        match self.inotify.add_watch(directory.as_fd()) {
+        match self.inotify.add_watch(&directory) {
             Ok(wd) => self.bind(parent, name, wd),
             Err(WatchError::Vanished) => Visit::Nothing,
             Err(error @ (WatchError::LimitReached | WatchError::Other(_))) => {
@@ -241,13 +241,13 @@ impl Shard {
 
     /// The names of the directories in `path`, excluded ones left out.
     pub(super) fn subdirectories(&self, path: &RelPath) -> io::Result<Vec<Box<[u8]>>> {
-        let directory = files::open_directory(self.source.root.as_fd(), path)?;
+        let root = &self.source.root;
+        let directory = root.open_directory(path)?;
         let mut names: Vec<Box<[u8]>> = Vec::new();
-        files::list(&directory, |name, entry_type, _inode| {
+        root.list(&directory, |name, entry_type, _inode| {
             let is_directory = match entry_type {
                 Some(known) => known == EntryType::Directory,
-                None => files::status_at(directory.as_fd(), name)
-                    .is_ok_and(|status| status.entry_type == EntryType::Directory),
+                None => root.status_at(&directory, name).is_ok_and(|status| status.entry_type == EntryType::Directory),
             };
             if is_directory && !self.source.filter.excludes(&path.join(name), true) {
                 names.push(name.into());

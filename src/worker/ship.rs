@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -184,7 +183,7 @@ impl Shipper {
     }
 
     fn sight(&self, draft: &Draft, bounds: &Bounds) -> Vec<Sighting> {
-        let mut looker = Looker::new(self.source.root.as_fd());
+        let mut looker = Looker::new(&self.source.root);
         let mut budget = bounds.entries;
         draft
             .marks
@@ -257,8 +256,7 @@ impl Shipper {
             device: self.source.one_file_system.then_some(self.source.device),
         };
         let recurse = mark.kind == MarkKind::Subtree;
-        let survey =
-            crate::plan::survey(self.source.root.as_fd(), &mark.path, recurse, &self.source.filter, &limits).ok()?;
+        let survey = crate::plan::survey(&self.source.root, &mark.path, recurse, &self.source.filter, &limits).ok()?;
         *budget = budget.saturating_sub(survey.entries);
         tracing::trace!(root = self.source.name, batch = draft.batch.0, path = %mark.path, survey.entries, "surveyed");
         Some(survey)

@@ -1,0 +1,170 @@
+//! What a root lies on: its files, the notifications of their changes, and the clocks that stamp them.
+//!
+//! The one seam below the stages. The kernel stands behind an open root directory; the model of `tests/simulation` is
+//! the other implementation, so that a seed can drive the stages through races that no real machine repeats. Static
+//! dispatch: the seam costs nothing.
+
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use super::clock::{self, WallTime};
+use super::files::{self, EntryType, Status};
+use super::inotify::{Inotify, WatchError, Wd};
+use crate::path::RelPath;
+
+/// A root held open, as the stages see it. The contracts are those of [`files`], [`clock`] and [`Inotify`].
+pub trait Ground: Debug {
+    /// An open directory.
+    type Directory: Debug;
+    /// An instance that watches directories.
+    type Watches: Watches<Directory = Self::Directory>;
+
+    /// Makes an instance, see [`Inotify::create`].
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    fn watches(&self) -> io::Result<Self::Watches>;
+
+    /// Opens a directory below the root to be listed or watched, see [`files::open_directory`].
+    ///
+    /// # Errors
+    /// As there.
+    fn open_directory(&self, path: &RelPath) -> io::Result<Self::Directory>;
+
+    /// Opens a directory below the root as a place to look names up from, see [`files::open_place`].
+    ///
+    /// # Errors
+    /// As there.
+    fn open_place(&self, path: &RelPath) -> io::Result<Self::Directory>;
+
+    /// Looks at the root itself.
+    ///
+    /// # Errors
+    /// As [`files::status_of`].
+    fn status(&self) -> io::Result<Status>;
+
+    /// Looks at a path below the root without regard to symlinks on the way: a hint only.
+    ///
+    /// # Errors
+    /// As [`files::status_at`].
+    fn glimpse(&self, path: &[u8]) -> io::Result<Status>;
+
+    /// Looks at what the operator's path means now, see [`files::status_of_path`].
+    ///
+    /// # Errors
+    /// As there.
+    fn status_of_path(&self, path: &Path) -> io::Result<Status>;
+
+    /// Looks at an open directory itself.
+    ///
+    /// # Errors
+    /// As [`files::status_of`].
+    fn status_of(&self, directory: &Self::Directory) -> io::Result<Status>;
+
+    /// Looks at a name in an open directory, see [`files::status_at`].
+    ///
+    /// # Errors
+    /// As there.
+    fn status_at(&self, place: &Self::Directory, name: &[u8]) -> io::Result<Status>;
+
+    /// Lists an open directory, see [`files::list`].
+    ///
+    /// # Errors
+    /// As there.
+    fn list(&self, directory: &Self::Directory, each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()>;
+
+    /// The monotonic clock, see [`clock::now`].
+    fn now(&self) -> Instant;
+
+    /// The clock that stamps changes, see [`clock::coarse_now`].
+    fn coarse_now(&self) -> WallTime;
+}
+
+/// An instance that watches directories. The contracts are those of [`Inotify`].
+pub trait Watches: Debug {
+    /// An open directory.
+    type Directory;
+
+    /// Watches a directory, see [`Inotify::add_watch`].
+    ///
+    /// # Errors
+    /// As there.
+    fn add_watch(&self, directory: &Self::Directory) -> Result<Wd, WatchError>;
+
+    /// Ends a watch, see [`Inotify::remove_watch`].
+    fn remove_watch(&self, wd: Wd);
+
+    /// Reads queued events, see [`Inotify::read`].
+    ///
+    /// # Errors
+    /// As there.
+    fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>>;
+}
+
+impl Ground for OwnedFd {
+    type Directory = OwnedFd;
+    type Watches = Inotify;
+
+    fn watches(&self) -> io::Result<Inotify> {
+        Inotify::create()
+    }
+
+    fn open_directory(&self, path: &RelPath) -> io::Result<OwnedFd> {
+        files::open_directory(self.as_fd(), path)
+    }
+
+    fn open_place(&self, path: &RelPath) -> io::Result<OwnedFd> {
+        files::open_place(self.as_fd(), path)
+    }
+
+    fn status(&self) -> io::Result<Status> {
+        files::status_of(self)
+    }
+
+    fn glimpse(&self, path: &[u8]) -> io::Result<Status> {
+        files::status_at(self.as_fd(), path)
+    }
+
+    fn status_of_path(&self, path: &Path) -> io::Result<Status> {
+        files::status_of_path(path)
+    }
+
+    fn status_of(&self, directory: &OwnedFd) -> io::Result<Status> {
+        files::status_of(directory)
+    }
+
+    fn status_at(&self, place: &OwnedFd, name: &[u8]) -> io::Result<Status> {
+        files::status_at(place.as_fd(), name)
+    }
+
+    fn list(&self, directory: &OwnedFd, each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()> {
+        files::list(directory, each)
+    }
+
+    fn now(&self) -> Instant {
+        clock::now()
+    }
+
+    fn coarse_now(&self) -> WallTime {
+        clock::coarse_now()
+    }
+}
+
+impl Watches for Inotify {
+    type Directory = OwnedFd;
+
+    fn add_watch(&self, directory: &OwnedFd) -> Result<Wd, WatchError> {
+        self.add_watch(directory.as_fd())
+    }
+
+    fn remove_watch(&self, wd: Wd) {
+        self.remove_watch(wd);
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.read(buffer)
+    }
+}

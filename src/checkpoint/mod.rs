@@ -12,7 +12,7 @@ mod storage;
 
 pub use record::{DamagedRecord, decode_mark, decode_root, encode_mark, encode_root};
 pub use start::{Facts, RootRecord, Start, decide};
-pub use storage::{Loaded, SavedRoot, SavedTarget, Snapshot, Storage, StorageError, TargetSnapshot, open};
+pub use storage::{Loaded, Opened, SavedRoot, SavedTarget, Snapshot, Storage, StorageError, TargetSnapshot, open};
 
 /// FNV-1a over texts, each ended: the same in every release, because what it names must be found again.
 #[must_use]

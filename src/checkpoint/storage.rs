@@ -153,12 +153,22 @@ pub struct Storage {
     database: Option<Database>,
 }
 
-/// Opens the checkpoint in `directory` and reads it. The third part says where a file was put that could not be read,
-/// and why.
+/// An opened checkpoint.
+#[derive(Debug)]
+pub struct Opened {
+    /// To write to.
+    pub storage: Storage,
+    /// What a run before left.
+    pub loaded: Loaded,
+    /// Where a file was put that could not be read, and why it could not.
+    pub aside: Option<(PathBuf, StorageError)>,
+}
+
+/// Opens the checkpoint in `directory` and reads it.
 ///
 /// # Errors
 /// When there can be no checkpoint at all: no space, no rights.
-pub fn open(directory: &Path) -> Result<(Storage, Loaded, Option<(PathBuf, StorageError)>), StorageError> {
+pub fn open(directory: &Path) -> Result<Opened, StorageError> {
     let path = directory.join(NAME);
     let attempts = directory.join(ATTEMPTS);
     let tried = std::fs::read(&attempts).ok().and_then(|bytes| bytes.first().copied()).unwrap_or(0);
@@ -179,7 +189,7 @@ pub fn open(directory: &Path) -> Result<(Storage, Loaded, Option<(PathBuf, Stora
     };
     let _removed_or_counted_again = std::fs::remove_file(&attempts);
     let (database, loaded, aside) = opened?;
-    Ok((Storage { path, database: Some(database) }, loaded, aside))
+    Ok(Opened { storage: Storage { path, database: Some(database) }, loaded, aside })
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
@@ -463,7 +473,7 @@ mod tests {
 
     /// The paths that the next start finds.
     fn found(directory: &Path) -> Vec<String> {
-        let (_storage, loaded, aside) = open(directory).unwrap();
+        let Opened { storage: _storage, loaded, aside } = open(directory).unwrap();
         assert!(aside.is_none(), "{aside:?}");
         let Some(root) = loaded.roots.get("data") else { return Vec::new() };
         let mut paths: Vec<String> =
@@ -475,14 +485,14 @@ mod tests {
     #[test]
     fn differences_add_up_and_a_whole_snapshot_replaces_them() {
         let scratch = tempfile::tempdir().unwrap();
-        let (mut storage, loaded, _) = open(scratch.path()).unwrap();
+        let Opened { mut storage, loaded, .. } = open(scratch.path()).unwrap();
         assert_eq!(loaded, Loaded::default());
         let changes = vec![(1, Some(mark("a"))), (2, Some(mark("b"))), (3, Some(mark("c")))];
         storage.write(&snapshot(10, true, changes)).unwrap();
         storage.write(&snapshot(20, false, vec![(1, None), (2, Some(mark("b2"))), (9, Some(mark("d")))])).unwrap();
         drop(storage);
         assert_eq!(found(scratch.path()), ["b2", "c", "d"]);
-        let (mut storage, loaded, _) = open(scratch.path()).unwrap();
+        let Opened { mut storage, loaded, .. } = open(scratch.path()).unwrap();
         assert_eq!(loaded.roots["data"].record, record(20));
         storage.write(&snapshot(30, true, vec![(7, Some(mark("only")))])).unwrap();
         drop(storage);
@@ -494,39 +504,39 @@ mod tests {
     #[test]
     fn a_run_that_begins_is_not_clean_and_forgets_roots_and_targets_that_are_not_there_any_more() {
         let scratch = tempfile::tempdir().unwrap();
-        let (mut storage, ..) = open(scratch.path()).unwrap();
+        let Opened { mut storage, .. } = open(scratch.path()).unwrap();
         storage.write(&snapshot(10, true, vec![(1, Some(mark("a")))])).unwrap();
         storage.begin(&["data"]).unwrap();
         drop(storage);
-        let (mut storage, loaded, _) = open(scratch.path()).unwrap();
+        let Opened { mut storage, loaded, .. } = open(scratch.path()).unwrap();
         assert!(!loaded.roots["data"].record.clean);
         let mut other = snapshot(11, true, vec![(1, Some(mark("x")))]);
         other.targets[0].location = "/elsewhere".to_owned();
         storage.write(&other).unwrap();
         drop(storage);
-        let (mut storage, loaded, _) = open(scratch.path()).unwrap();
+        let Opened { mut storage, loaded, .. } = open(scratch.path()).unwrap();
         assert_eq!(loaded.roots["data"].targets.keys().collect::<Vec<_>>(), ["/elsewhere"]);
         storage.begin(&["another"]).unwrap();
         drop(storage);
-        let (_, loaded, _) = open(scratch.path()).unwrap();
+        let Opened { loaded, .. } = open(scratch.path()).unwrap();
         assert_eq!(loaded, Loaded::default());
     }
 
     #[test]
     fn held_marks_are_kept_until_they_are_told_anew() {
         let scratch = tempfile::tempdir().unwrap();
-        let (mut storage, ..) = open(scratch.path()).unwrap();
+        let Opened { mut storage, .. } = open(scratch.path()).unwrap();
         let mut first = snapshot(10, true, Vec::new());
         first.targets[0].held = Some(vec![mark("h1"), mark("h2")]);
         storage.write(&first).unwrap();
         storage.write(&snapshot(20, false, vec![(1, Some(mark("a")))])).unwrap();
         drop(storage);
-        let (mut storage, loaded, _) = open(scratch.path()).unwrap();
+        let Opened { mut storage, loaded, .. } = open(scratch.path()).unwrap();
         assert_eq!(loaded.roots["data"].targets["rsync://h/m"].held, [mark("h1"), mark("h2")]);
         first.targets[0].held = Some(Vec::new());
         storage.write(&first).unwrap();
         drop(storage);
-        assert_eq!(open(scratch.path()).unwrap().1.roots["data"].targets["rsync://h/m"].held, []);
+        assert_eq!(open(scratch.path()).unwrap().loaded.roots["data"].targets["rsync://h/m"].held, []);
     }
 
     #[test]
@@ -534,7 +544,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         for number in 0..4 {
             std::fs::write(scratch.path().join(NAME), format!("no database, {number}")).unwrap();
-            let (storage, loaded, aside) = open(scratch.path()).unwrap();
+            let Opened { storage, loaded, aside } = open(scratch.path()).unwrap();
             let (path, _) = aside.unwrap();
             assert_eq!(std::fs::read_to_string(path).unwrap(), format!("no database, {number}"));
             assert_eq!(loaded, Loaded::default());
@@ -547,7 +557,7 @@ mod tests {
     #[test]
     fn every_flipped_byte_is_noticed_or_harmless() {
         let scratch = tempfile::tempdir().unwrap();
-        let (mut storage, ..) = open(scratch.path()).unwrap();
+        let Opened { mut storage, .. } = open(scratch.path()).unwrap();
         let paths: Vec<String> = (0..40).map(|number| format!("d/{number:02}")).collect();
         let changes = (0_u32..).zip(&paths).map(|(key, path)| (key, Some(mark(path)))).collect();
         storage.write(&snapshot(10, true, changes)).unwrap();
@@ -561,7 +571,7 @@ mod tests {
             bytes[at] ^= 1 << rng.u8(..8);
             let place = tempfile::tempdir().unwrap();
             std::fs::write(place.path().join(NAME), bytes).unwrap();
-            let (_storage, loaded, aside) = open(place.path()).unwrap();
+            let Opened { storage: _storage, loaded, aside } = open(place.path()).unwrap();
             match aside {
                 Some(_) => noticed += 1,
                 None => {
@@ -576,13 +586,13 @@ mod tests {
     #[test]
     fn a_file_that_ended_the_agent_twice_is_set_aside() {
         let scratch = tempfile::tempdir().unwrap();
-        let (mut storage, ..) = open(scratch.path()).unwrap();
+        let Opened { mut storage, .. } = open(scratch.path()).unwrap();
         storage.write(&snapshot(10, true, vec![(1, Some(mark("a")))])).unwrap();
         drop(storage);
         std::fs::write(scratch.path().join(ATTEMPTS), [1]).unwrap();
         assert_eq!(found(scratch.path()), ["a"], "one attempt may have been a kill");
         std::fs::write(scratch.path().join(ATTEMPTS), [2]).unwrap();
-        let (_storage, loaded, aside) = open(scratch.path()).unwrap();
+        let Opened { storage: _storage, loaded, aside } = open(scratch.path()).unwrap();
         assert!(matches!(aside, Some((_, StorageError::Attempts))), "{aside:?}");
         assert_eq!(loaded, Loaded::default());
         assert!(!scratch.path().join(ATTEMPTS).exists());

@@ -1,6 +1,10 @@
 //! Wall-clock stamps that can be compared with a ctime.
 
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
+
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 /// A moment of the real-time clock in nanoseconds since 1970, as `statx` reports a ctime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,9 +26,97 @@ pub fn coarse_now() -> WallTime {
     WallTime(time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec))
 }
 
+/// The real-time clock less the boot-time clock, in nanoseconds. It stays what it is, but for slewing, until somebody sets
+/// the clock or the machine boots again.
+#[must_use]
+pub fn boot_offset() -> i64 {
+    let nanos = |id| {
+        let time = rustix::time::clock_gettime(id);
+        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+    };
+    nanos(rustix::time::ClockId::Realtime).saturating_sub(nanos(rustix::time::ClockId::Boottime))
+}
+
+/// Which boot this is (random(4), `boot_id`).
+///
+/// # Errors
+/// Those of reading `/proc/sys/kernel/random/boot_id`.
+pub fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Tells when the real-time clock was set (timerfd_create(2), `TFD_TIMER_CANCEL_ON_SET`). Slewing is not told.
+#[derive(Debug)]
+pub struct ClockWatch(OwnedFd);
+
+impl ClockWatch {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// Those of timerfd_create(2) and timerfd_settime(2).
+    pub fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let watch = Self(rustix::time::timerfd_create(TimerfdClockId::Realtime, flags)?);
+        watch.arm()?;
+        Ok(watch)
+    }
+
+    /// A moment that never comes: the timer only ever ends by being cancelled.
+    fn arm(&self) -> io::Result<()> {
+        let never = Timespec { tv_sec: i64::MAX / 2_000_000_000, tv_nsec: 0 };
+        let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        rustix::time::timerfd_settime(&self.0, flags, &Itimerspec { it_interval: nothing, it_value: never })?;
+        Ok(())
+    }
+
+    /// Whether the clock was set since the last call.
+    ///
+    /// # Errors
+    /// Those of read(2) and timerfd_settime(2).
+    pub fn was_set(&self) -> io::Result<bool> {
+        let mut count = [0; 8];
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(_) => Ok(false),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(false),
+            Err(rustix::io::Errno::CANCELED) => {
+                self.arm()?;
+                Ok(true)
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The descriptor, for `mio::unix::SourceFd`: readable when the clock was set.
+    #[must_use]
+    pub fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Reads the monotonic clock: the one home of `Instant::now` outside of tests.
 #[must_use]
 pub fn now() -> std::time::Instant {
     #[expect(clippy::disallowed_methods, reason = "its one home")]
     std::time::Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+    fn a_clock_that_nobody_set_is_not_told_and_one_that_was_set_is_told_once() {
+        let watch = ClockWatch::new().unwrap();
+        assert!(!watch.was_set().unwrap());
+        // Setting it to what it is is setting it.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        if let Err(error) = rustix::time::clock_settime(rustix::time::ClockId::Realtime, now) {
+            eprintln!("skipped: the clock cannot be set here: {error}");
+            return;
+        }
+        assert!(watch.was_set().unwrap());
+        assert!(!watch.was_set().unwrap());
+    }
 }

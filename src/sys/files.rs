@@ -152,6 +152,14 @@ fn statx(place: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Statu
     })
 }
 
+/// Which file system the open file is on: `f_fsid` of statfs(2), which for ext4, xfs and btrfs comes from their UUID.
+///
+/// # Errors
+/// Those of statfs(2).
+pub fn file_system_of(fd: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::fs::fstatvfs(fd)?.f_fsid)
+}
+
 /// Lists an open directory, calling `each` for every entry but `.` and `..`, in the kernel's order.
 ///
 /// # Errors

@@ -153,8 +153,15 @@ impl Agent {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is an i32"))
     }
 
+    /// Whether it has at least `count` inotify instances: from then on the kernel's limits do not matter to them.
+    pub fn has_instances(&self, count: usize) -> bool {
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", self.child.id())) else { return false };
+        let is_instance = |path: PathBuf| fs::read_link(path).is_ok_and(|to| to.as_os_str() == "anon_inode:inotify");
+        descriptors.flatten().filter(|descriptor| is_instance(descriptor.path())).count() >= count
+    }
+
     /// Other processes with our mark in their environment. One that has ended but was not reaped has none.
-    fn descendants(&self) -> Vec<i32> {
+    pub fn descendants(&self) -> Vec<i32> {
         let ours = format!("{MARK}={}", self.mark).into_bytes();
         let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
         processes

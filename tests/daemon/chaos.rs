@@ -22,7 +22,7 @@ use crate::churn::Churn;
 use crate::compare::{differences, wait_until_equal};
 use crate::names::Names;
 
-const INITIAL_ENTRIES: usize = 100;
+pub const INITIAL_ENTRIES: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(150);
 /// What children may take to be gone after the agent: they die of its death signal.
@@ -128,7 +128,7 @@ fn run(plan: Plan, start: Start, scratch: &Path) -> Result<String, String> {
 }
 
 /// Makes `target` an older and damaged copy of `source`: about half of the entries, some with other contents, some extra.
-fn mirror_half(source: &Path, target: &Path, rng: &mut Rng) {
+pub fn mirror_half(source: &Path, target: &Path, rng: &mut Rng) {
     let copied = Command::new("rsync").arg("-a").arg(source.join("")).arg(target.join("")).status();
     assert!(copied.expect("rsync is installed").success());
     let mut directories = vec![target.to_path_buf()];
@@ -161,19 +161,24 @@ fn mirror_half(source: &Path, target: &Path, rng: &mut Rng) {
 }
 
 fn failure(plan: Plan, churn: &Churn, scratch: &Path, agent: &Agent, what: &str, found: &[String]) -> String {
-    let trace = churn.trace();
-    let _kept_only_on_request = fs::write(scratch.join("trace"), trace.join("\n"));
-    let mut story = format!(
-        "{plan:?}: {what}\nagain with: FANSYNC_CHAOS_SEED={} FANSYNC_CHAOS_OPERATIONS={}\n",
+    let head = format!(
+        "{plan:?}: {what}\nagain with: FANSYNC_CHAOS_SEED={} FANSYNC_CHAOS_OPERATIONS={}",
         plan.seed, plan.operations
     );
+    story(&head, churn.trace(), scratch, &agent.last_log_lines(60), found)
+}
+
+/// What a failed run tells: `head`, the differences `found`, the agent's log, what was done to each differing path.
+pub fn story(head: &str, trace: &[String], scratch: &Path, log: &str, found: &[String]) -> String {
+    let _kept_only_on_request = fs::write(scratch.join("trace"), trace.join("\n"));
+    let mut story = format!("{head}\n");
     let mut section = |title: &str, lines: &str| {
         let _infallible = write!(story, "--- {title}\n{lines}\n");
     };
     if !found.is_empty() {
         section("differences: source against target", &found.join("\n"));
     }
-    section("the agent's last words", &agent.last_log_lines(60));
+    section("the agent's last words", log);
     let mut by_path: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for line in found {
         let path = line.split('\t').next().unwrap_or_default();
@@ -205,16 +210,16 @@ fn start_agent(source: &Path, targets: &[OsString], scratch: &Path) -> Agent {
     Agent::start(source, targets, scratch)
 }
 
-fn number(variable: &str) -> Option<u64> {
+pub fn number(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is not a number")))
 }
 
-fn seeds(usual: impl IntoIterator<Item = u64>) -> Vec<u64> {
+pub fn seeds(usual: impl IntoIterator<Item = u64>) -> Vec<u64> {
     number("FANSYNC_CHAOS_SEED").map_or_else(|| usual.into_iter().collect(), |seed| vec![seed])
 }
 
-fn operations(usual: usize) -> usize {
+pub fn operations(usual: usize) -> usize {
     number("FANSYNC_CHAOS_OPERATIONS").map_or(usual, |chosen| usize::try_from(chosen).expect("64 bits"))
 }
 

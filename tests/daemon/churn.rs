@@ -5,7 +5,7 @@
 //!
 //! **The hole that is respected.** A write through one name of a hard-linked file is reported for that name alone. When
 //! that name is gone before the agent looks at it, nothing leads from the event to the other names, and inotify cannot help.
-//! So a name is not removed, renamed or overwritten, nor is a directory above it, within [`LINK_REST`] after a change
+//! So a name is not removed, renamed or overwritten, nor is a directory above it, within [`Churn::link_rest`] after a change
 //! through it while other names of the file remain. The generator takes another operation instead. This rule looks at the
 //! clock: with an equal seed two runs differ only where it applies.
 //!
@@ -26,13 +26,15 @@ use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, Timespec, Timestamps, UTIME_OM
 
 use crate::names::Names;
 
-/// How long a hard-linked name stays after a change through it.
+/// How long a hard-linked name stays after a change through it, see [`Churn::link_rest`].
 const LINK_REST: Duration = Duration::from_secs(2);
 /// Components of the longest path: names of 255 bytes stay below the 4095 bytes of a list entry.
 const DEPTH_MAX: usize = 9;
 const ENTRIES_MIN: usize = 60;
 const ENTRIES_MAX: usize = 240;
 const OPEN_MAX: usize = 4;
+/// Changes of each of two modes in a flood. Why 1,000: takes a few ms, in which an agent looks at its queue once or twice.
+const FLOOD: u32 = 1000;
 const POOL_MAX: usize = 12;
 
 /// A generator of changes to one tree, and the list of what it did.
@@ -45,6 +47,10 @@ pub struct Churn {
     names: Vec<Vec<u8>>,
     /// Mean pause between two steps; the steps come in bursts. `None`: as fast as possible.
     pub pace: Option<Duration>,
+    /// How long a hard-linked name stays after a change through it: longer than the agent may be kept from looking.
+    pub link_rest: Duration,
+    /// Also changes that neither size nor mtime show.
+    pub hides: bool,
     trace: Vec<String>,
     long_lived: Vec<RelPath>,
     last_written: Option<RelPath>,
@@ -140,6 +146,8 @@ impl Churn {
             outside,
             names: names.list(),
             pace: None,
+            link_rest: LINK_REST,
+            hides: true,
             trace: Vec::new(),
             long_lived: Vec::new(),
             last_written: None,
@@ -221,6 +229,24 @@ impl Churn {
         panic!("seed {}: no operation is possible after {} steps", self.seed, self.trace.len());
     }
 
+    /// Far more events at once than a small queue holds, so that those of the next steps may be lost.
+    ///
+    /// # Errors
+    /// Those of chmod(2).
+    pub fn flood(&mut self) -> io::Result<()> {
+        let (Some(one), Some(other)) = (self.file(), self.file()) else { return Ok(()) };
+        // Twice the same in a row would be one event.
+        for times in 0..FLOOD {
+            for path in [&one, &other] {
+                fs::set_permissions(self.full(path), fs::Permissions::from_mode(0o600 + times % 8))?;
+            }
+        }
+        self.changed(&one)?;
+        self.changed(&other)?;
+        self.trace.push(format!("{} flood {one:?} and {other:?}", self.trace.len()));
+        Ok(())
+    }
+
     /// What was done, oldest first; paths are escaped and in quotes.
     pub fn trace(&self) -> &[String] {
         &self.trace
@@ -246,6 +272,10 @@ impl Churn {
                 Trend::Shrinks => self.live < ENTRIES_MIN,
                 Trend::Even => false,
             };
+            let hidden = ["overwrite-keep-mtime", "exchange-twin"].contains(&drawn.name);
+            if hidden && !self.hides {
+                continue;
+            }
             // Rare also at the border, but never impossible.
             if !unwanted || self.rng.u8(..8) == 0 {
                 return drawn;
@@ -351,7 +381,7 @@ impl Churn {
         }
         let full = self.full(&path);
         let (old_size, old_modified) = (size_of(&full)?, modified(&full)?);
-        let same = self.rng.u8(..4) == 0;
+        let same = self.rng.u8(..4) == 0 && self.hides;
         let size = if same { old_size } else { self.size() };
         let directory = match self.rng.u8(..4) {
             0 => self.directory(),
@@ -985,7 +1015,8 @@ impl Churn {
 
     /// Whether `path` may be removed, renamed or overwritten: neither long-lived nor the hole of the module's header.
     fn may_vanish(&mut self, path: &RelPath) -> bool {
-        self.changed_through.retain(|_, at| at.elapsed() < LINK_REST);
+        let rest = self.link_rest;
+        self.changed_through.retain(|_, at| at.elapsed() < rest);
         let lives_long = path.is_root() || self.long_lived.iter().any(|kept| kept.is_within(path));
         !lives_long && !self.rests(path)
     }

@@ -9,16 +9,20 @@
     reason = "a test driver starts processes, reaps them and reads the clock; the bans are for the agent"
 )]
 #![expect(clippy::print_stdout, reason = "seed and convergence time belong in the test's output")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod agent;
 mod chaos;
 mod churn;
 mod cold_start;
 mod compare;
+mod faults;
 mod fifo;
 mod ground;
 mod names;
 mod plan_rules;
 mod shutdown;
+#[path = "../shared/small_queue.rs"]
+mod small_queue;
 mod source;
 mod targets;

@@ -12,3 +12,5 @@ mod files;
 mod overflow;
 mod script;
 mod shards;
+#[path = "../shared/small_queue.rs"]
+mod small_queue;

@@ -1,52 +1,12 @@
 //! The kernel's queue overflows: what the shard watches may have changed, and nothing else.
 
 use std::fs;
-use std::path::Path;
 
 use fansync::change::{Content, MarkKind, Priority};
 use fansync::filter::Filter;
-use fansync::sys::lock::{Lock, try_lock};
 
 use crate::script::{Script, covers, path, write};
-
-const SYSCTL: &str = "/proc/sys/fs/inotify/max_queued_events";
-const QUEUE: usize = 64;
-
-/// A small queue for the instances that are made meanwhile. The lock keeps other overflow tests of this machine away.
-struct SmallQueue {
-    before: String,
-    _lock: Lock,
-}
-
-impl SmallQueue {
-    /// `None` when not allowed.
-    fn set() -> Option<Self> {
-        let lock = loop {
-            match try_lock(Path::new("/tmp/fansync-test-max_queued_events.lock")) {
-                Ok(Some(lock)) => break lock,
-                Ok(None) => std::thread::park_timeout(std::time::Duration::from_millis(20)),
-                Err(error) => {
-                    eprintln!("skipped: cannot take the lock: {error}");
-                    return None;
-                }
-            }
-        };
-        let before = fs::read_to_string(SYSCTL).unwrap();
-        match fs::write(SYSCTL, QUEUE.to_string()) {
-            Ok(()) => Some(Self { before, _lock: lock }),
-            Err(error) => {
-                eprintln!("skipped: cannot write {SYSCTL}: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for SmallQueue {
-    fn drop(&mut self) {
-        fs::write(SYSCTL, self.before.trim()).expect("it could be written before");
-    }
-}
+use crate::small_queue::{QUEUE, SmallQueue};
 
 /// Two shards with small queues; `flooded` and `calm` are top-level directories of different shards.
 fn start() -> Option<Script> {

@@ -816,6 +816,18 @@ impl ChangeSet {
             .collect()
     }
 
+    /// The directories in which the points of a batch under way lie, each once.
+    #[must_use]
+    pub fn parents(&self, batch: BatchId) -> Vec<RelPath> {
+        let nodes = self.batches.get(&batch).map_or(&[][..], |batch| &batch.nodes);
+        let is_point = |node: &&NodeId| {
+            self.trie.value(**node).flight.as_ref().is_some_and(|flight| flight.kind == MarkKind::Point)
+        };
+        let parents: BTreeSet<NodeId> =
+            nodes.iter().filter(is_point).filter_map(|node| self.trie.parent(*node)).collect();
+        parents.into_iter().map(|node| self.trie.path(node)).collect()
+    }
+
     fn at_most(&self, max: usize) -> Company {
         Company { max, trial: self.trial }
     }

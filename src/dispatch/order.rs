@@ -84,6 +84,8 @@ pub enum Outcome {
     Unclear(String),
     /// Nothing is known to be.
     Nothing,
+    /// The same, and whoever wrote there may have died without removing its temporary files.
+    Broken,
 }
 
 /// A mark of the draft that is not on the target.

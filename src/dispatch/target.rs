@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::breaker::{Breaker, Pace};
 use super::order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Trouble, TroubleRemedy, Why};
-use crate::change::{BatchId, ChangeSet, ChangeSetOptions, Fate, Mark, Now, Priority, Want};
+use crate::change::{BatchId, ChangeSet, ChangeSetOptions, Fate, Mark, MarkKind, Now, Priority, Want};
 use crate::path::RelPath;
 use crate::target::TargetId;
 
@@ -199,6 +199,8 @@ impl TargetState {
     ) -> Option<Trouble> {
         let busy = self.lanes[usize::from(lane.0)].take();
         let directories = conclusion.directories;
+        // A listing deletes what a receiver that was killed has left beside the files of the batch.
+        let littered = if conclusion.outcome == Outcome::Broken { self.changes.parents(batch) } else { Vec::new() };
         match conclusion.outcome {
             Outcome::Done(failed) => {
                 self.breaker.succeed();
@@ -211,7 +213,7 @@ impl TargetState {
                 let words = conclusion.trouble.as_ref().map_or(words, |trouble| trouble.words.clone());
                 self.conclude_without(now, batch, true, &words, rng, notices);
             }
-            Outcome::Nothing => {
+            Outcome::Nothing | Outcome::Broken => {
                 let theirs = conclusion.trouble.as_ref().is_some_and(|trouble| match trouble.remedy {
                     // The path of a batch of one may be the reason why the connection broke.
                     TroubleRemedy::Pause(Pace::Now) => false,
@@ -225,6 +227,9 @@ impl TargetState {
                 let words = conclusion.trouble.as_ref().map_or("", |trouble| &trouble.words);
                 self.conclude_without(now, batch, !theirs, words, rng, notices);
             }
+        }
+        for directory in littered {
+            self.changes.mark(now, &Mark::new(directory, MarkKind::Listing).priority(Priority::Background));
         }
         if self.dead_letters.len() >= self.dead_letters_look {
             // Those that a wider mark took in are not told by their own paths.

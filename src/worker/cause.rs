@@ -197,6 +197,57 @@ impl Cause {
         self.row().2
     }
 
+    /// Whether a receiver may have died in the middle of a file without removing what it had written of it: a killed one
+    /// leaves `.NAME.XXXXXX` (observed, 3.5.0), one that is terminated or loses its connection does not.
+    #[must_use]
+    pub fn may_litter(self) -> bool {
+        match self {
+            Self::ConnectionLost
+            | Self::IoTimeout
+            | Self::FileIo
+            | Self::Interrupted
+            | Self::Killed
+            | Self::WatchdogStopped
+            | Self::ShellFailed
+            | Self::Protocol
+            | Self::Unknown => true,
+            Self::Applied
+            | Self::PathsFailed
+            | Self::Vanished
+            | Self::PathsUnnamed
+            | Self::OutputCut
+            | Self::DeletesSuppressed
+            | Self::DeleteLimit
+            | Self::ConnectionRefused
+            | Self::NameUnresolved
+            | Self::ConnectTimeout
+            | Self::StartCut
+            | Self::NotRsync
+            | Self::UnknownModule
+            | Self::ModulePath
+            | Self::HostDenied
+            | Self::AuthFailed
+            | Self::PasswordMissing
+            | Self::PasswordFile
+            | Self::ConnectionLimit
+            | Self::DaemonRefused
+            | Self::ReadOnly
+            | Self::OptionRefused
+            | Self::OptionUnknown
+            | Self::HookFailed
+            | Self::MissingArgsUnsupported
+            | Self::DestinationMissing
+            | Self::DestinationUnusable
+            | Self::SymlinkUntrusted
+            | Self::TargetFull
+            | Self::TempDirMissing
+            | Self::SourceMissing
+            | Self::RemoteRsyncMissing
+            | Self::Usage
+            | Self::LocalResources => false,
+        }
+    }
+
     #[rustfmt::skip]
     fn row(self) -> (&'static str, Remedy, Option<&'static str>) {
         use Remedy::{DropMissingArgs, Halve, HoldSource, Nothing, PauseTarget, Probe, RetryBatch, RetryPaths, StopTarget};

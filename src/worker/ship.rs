@@ -141,7 +141,8 @@ impl Shipper {
                         words: verdict.words.clone(),
                         hint: verdict.cause.hint(),
                     });
-                    return nothing(trouble);
+                    let outcome = if verdict.cause.may_litter() { Outcome::Broken } else { Outcome::Nothing };
+                    return Conclusion { outcome, ..nothing(trouble) };
                 }
             }
         }

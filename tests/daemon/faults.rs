@@ -21,6 +21,7 @@ use crate::agent::Agent;
 use crate::chaos::{INITIAL_ENTRIES, mirror_half, number, operations, seeds, story};
 use crate::churn::Churn;
 use crate::compare::{differences, wait_until_equal};
+use crate::ground::{Ground, until};
 use crate::names::Names;
 use crate::small_queue::SmallQueue;
 
@@ -539,6 +540,28 @@ fn check(seed: u64, faults: Faults) {
             Err(story) => panic!("{story}"),
         }
     }
+}
+
+/// What it was writing stays under a temporary name, and is written anew under another one.
+#[test]
+fn what_a_killed_daemon_left_behind_is_removed_when_it_is_back() {
+    let ground = Ground::new();
+    let slow = ground.slow_rsync();
+    let mut daemon = Daemons::start(&ground.target, &ground.place);
+    fs::create_dir(ground.at("d")).expect("the source can be written");
+    let mut agent = ground.agent(&[daemon.url().into()], &["--rsync", &slow]);
+    until("comparison", PATIENCE, &agent, || agent.log().contains("everything is compared"));
+    fs::write(ground.at("d/f"), vec![b'x'; 6 << 20]).expect("the source can be written");
+    let temporary = || {
+        let names = fs::read_dir(ground.there("d")).expect("it is there").flatten().map(|entry| entry.file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".f.")).count()
+    };
+    until("a temporary file", PATIENCE, &agent, || temporary() == 1);
+    daemon.end(false);
+    assert_eq!(temporary(), 1, "rsync had no time to remove it");
+    daemon.begin();
+    ground.wait_equal(&agent);
+    assert!(agent.terminate().success());
 }
 
 /// All seeds are run, also after a failure; the stories come as they happen, the summary at the end.

@@ -111,6 +111,30 @@ impl Bench {
     }
 }
 
+/// A daemon that was killed had left `.NAME.XXXXXX` on the target for ever: what is sent again takes another name.
+#[test]
+fn the_directories_of_a_batch_that_broke_are_listed_afterwards() {
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("d/a"), point("d/b"), point("e/a"), Mark::new(path("s"), MarkKind::Subtree)]);
+    let points = bench.one();
+    assert_eq!(names(&points), ["d/a", "d/b", "e/a"]);
+    bench.end(&points, Conclusion { outcome: Outcome::Broken, ..nothing(TroubleRemedy::Pause(Pace::Soon)) });
+    bench.sleep();
+    let probe = bench.one();
+    bench.end(&probe, done());
+    let mut listed = Vec::new();
+    for _turn in 0..8 {
+        for action in bench.tick() {
+            if draft(&action).marks.iter().any(|mark| mark.kind == MarkKind::Listing) {
+                listed.extend(names(&action));
+            }
+            bench.end(&action, done());
+        }
+        bench.pass(SECOND);
+    }
+    assert_eq!(listed, ["d", "e"]);
+}
+
 #[test]
 fn a_target_that_is_away_is_left_alone_probed_and_goes_on_without_loss() {
     let mut bench = Bench::new(1, 1);

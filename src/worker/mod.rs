@@ -2,7 +2,8 @@
 //!
 //! - [`command`]: the command line, the list, the environment.
 //! - [`run`]: one process, started, listened to, watched over, reaped.
-//! - [`ship`]: a whole draft: look, plan, run, conclude.
+//! - [`shipment`]: a whole draft: what is at its paths, what its runs brought.
+//! - [`ship`]: the same with real runs.
 //! - [`cause`]: why a run ended as it did, and what to do about it (the table).
 //! - [`complaint`]: one line of rsync's output, and the paths of the root that it names.
 //! - [`outcome`]: a whole run to a verdict: what was applied, the cause, the remedy.
@@ -12,4 +13,5 @@ pub mod complaint;
 pub mod outcome;
 pub mod command;
 pub mod run;
+pub mod shipment;
 pub mod ship;

@@ -1,0 +1,338 @@
+//! A draft on its way: what is at its paths, the runs that follow, and what of it is on the target after each of them.
+
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+
+use parking_lot::Mutex;
+
+use super::cause::{self, Cause, Remedy};
+use super::complaint::PathCause;
+use super::outcome::{self, Applied, Verdict};
+use crate::change::{Content, Draft, DraftMark, MarkKind, Priority};
+use crate::dispatch::{Conclusion, FailedMark, Outcome, Pace, Report, Trouble, TroubleRemedy, Why};
+use crate::path::RelPath;
+use crate::plan::{LinkTable, Look, Looker, Plan, PlanOptions, Run, Siblings, Sighting, SurveyLimits};
+use crate::sys::files::EntryType;
+use crate::sys::ground::Ground;
+use crate::watch::Source;
+
+/// Bounds of one draft: a live one is as large as is efficient; a background one ends soon, because a live change
+/// beneath it waits for it.
+const LIVE: Bounds = Bounds { entries: 20_000, bytes: 64 * 1024 * 1024 };
+const BACKGROUND: Bounds = Bounds { entries: 4_096, bytes: 32 * 1024 * 1024 };
+
+struct Bounds {
+    entries: usize,
+    bytes: u64,
+}
+
+/// A draft whose paths were looked at.
+#[derive(Debug)]
+pub struct Shipment {
+    /// The runs, in this order.
+    pub runs: Vec<Run>,
+    /// Bytes of the files in them, as far as they are known.
+    pub bytes: u64,
+    /// The report that precedes the runs, if there is something to report.
+    pub seen: Option<Report>,
+    /// Some inode has names that nobody knows.
+    pub search_links: bool,
+    directories: usize,
+    failures: Failures,
+    /// Marks of the draft with nothing at their paths.
+    absent: BTreeSet<RelPath>,
+    aside: Option<Trouble>,
+    rules_protect: bool,
+}
+
+/// Where a draft is looked at.
+#[derive(Debug)]
+pub struct Sights<'a, G: Ground> {
+    /// The root.
+    pub source: &'a Source<G>,
+    /// Inodes with several names.
+    pub links: &'a Mutex<LinkTable>,
+    /// Files above this go to the large lane. Unit: bytes.
+    pub large: u64,
+}
+
+impl Shipment {
+    /// Takes note of how the next run ended. A conclusion ends the shipment: the runs that are left are not made.
+    #[must_use]
+    pub fn on_verdict(&mut self, verdict: Verdict) -> Option<Conclusion> {
+        match &verdict.applied {
+            Applied::All => None,
+            Applied::AllBut(failed) => {
+                // A full target: the paths wait, and so does everything else.
+                self.aside = trouble_of(&verdict).or(self.aside.take());
+                for failed in failed {
+                    if failed.why == PathCause::Unsupported && self.absent.contains(&failed.path) {
+                        // A daemon that refuses the option takes the entry for a device that it cannot make, and
+                        // deletes nothing (observed, 3.5.0).
+                        self.aside = Some(no_missing_args(&verdict));
+                        self.failures.add(&failed.path, Why::Raced, &failed.words);
+                    } else {
+                        self.failures.add_path(failed, self.rules_protect);
+                    }
+                }
+                None
+            }
+            Applied::Unclear => Some(Conclusion {
+                trouble: trouble_of(&verdict),
+                outcome: Outcome::Unclear(verdict.words),
+                directories: 0,
+            }),
+            Applied::Nothing => {
+                let trouble = trouble_of(&verdict).unwrap_or_else(|| Trouble {
+                    cause: verdict.cause.name(),
+                    remedy: TroubleRemedy::Pause(Pace::Soon),
+                    words: verdict.words.clone(),
+                    hint: verdict.cause.hint(),
+                });
+                let outcome = if verdict.cause.may_litter() { Outcome::Broken } else { Outcome::Nothing };
+                Some(Conclusion { outcome, ..nothing(trouble) })
+            }
+        }
+    }
+
+    /// All runs were made.
+    #[must_use]
+    pub fn finish(self) -> Conclusion {
+        Conclusion {
+            outcome: Outcome::Done(self.failures.finish()),
+            trouble: self.aside,
+            directories: self.directories,
+        }
+    }
+}
+
+impl<G: Ground> Sights<'_, G> {
+    /// Looks at the paths of a draft and plans its runs.
+    #[must_use]
+    pub fn prepare(&self, draft: &Draft, missing_args: bool) -> Shipment {
+        let bounds = match draft.priority {
+            Priority::Live => &LIVE,
+            Priority::Background => &BACKGROUND,
+        };
+        let options =
+            PlanOptions { large: self.large, bytes_max: bounds.bytes, entries_max: bounds.entries, missing_args };
+        let sightings = self.sight(draft, bounds);
+        let Plan { runs, marks, large, later, failed, search_links, bytes, directories, deletes: _ } =
+            crate::plan::plan(draft, &sightings, &options);
+        let mut failures = Failures::new(draft);
+        for (path, words) in failed {
+            failures.add(&path, Why::Refused, &words);
+        }
+        let quiet = marks.is_empty() && large.is_empty() && later.is_empty();
+        let absent = draft.marks.iter().zip(&sightings).filter(|(_, sighting)| matches!(sighting.look, Look::Absent));
+        Shipment {
+            seen: (!quiet).then_some(Report::Seen { batch: draft.batch, marks, large, later }),
+            absent: absent.map(|(mark, _)| mark.path.clone()).collect(),
+            runs,
+            bytes,
+            search_links,
+            directories,
+            failures,
+            aside: None,
+            rules_protect: self.source.filter.protects(),
+        }
+    }
+
+    fn sight(&self, draft: &Draft, bounds: &Bounds) -> Vec<Sighting> {
+        let mut looker = Looker::new(&self.source.root);
+        let mut budget = bounds.entries;
+        draft
+            .marks
+            .iter()
+            .map(|mark| {
+                let look = looker.look(&mark.path);
+                let directory = matches!(&look, Look::Present(status) if status.entry_type == EntryType::Directory);
+                let survey = (directory && matches!(mark.kind, MarkKind::Listing | MarkKind::Subtree))
+                    .then(|| self.survey(draft, mark, bounds, &mut budget))
+                    .flatten();
+                Sighting {
+                    excluded: matches!(&look, Look::Present(_))
+                        && self.source.filter.excludes_within(&mark.path, directory),
+                    siblings: self.siblings(mark, &look, survey.as_ref()),
+                    look,
+                    survey,
+                }
+            })
+            .collect()
+    }
+
+    /// Other names of the inodes that the mark is about, or was about: an event tells of one name only.
+    fn siblings(&self, mark: &DraftMark, look: &Look, survey: Option<&crate::plan::Survey>) -> Siblings {
+        let mut links = self.links.lock();
+        match (mark.kind, look, survey) {
+            (MarkKind::Attributes, ..) => Siblings::default(),
+            (MarkKind::Listing | MarkKind::Subtree, _, Some(survey)) => {
+                // Whatever was compared without a hint of a write tells nothing of other names.
+                let told = mark.content != Content::Compare;
+                let mut siblings = Siblings::default();
+                if told && mark.kind == MarkKind::Subtree {
+                    siblings.others = links.forget_within(&mark.path);
+                }
+                for found in &survey.linked {
+                    let known = links.note(&found.path, found.identity, found.links);
+                    siblings.incomplete |= known.incomplete;
+                    siblings.others.extend(known.others.into_iter().filter(|other| !other.is_within(&mark.path)));
+                }
+                siblings.others.sort_unstable();
+                siblings.others.dedup();
+                if told { siblings } else { Siblings::default() }
+            }
+            (_, Look::Present(status), _) if status.entry_type != EntryType::Directory => {
+                links.note(&mark.path, status.identity, status.links)
+            }
+            (..) => Siblings { others: links.forget_within(&mark.path), incomplete: false },
+        }
+    }
+
+    /// Surveys a directory of the draft. Once the draft's budget is used up the rest is not looked at: its survey says
+    /// that it does not fit, and the plan leaves it for later.
+    fn survey(
+        &self,
+        draft: &Draft,
+        mark: &DraftMark,
+        bounds: &Bounds,
+        budget: &mut usize,
+    ) -> Option<crate::plan::Survey> {
+        if *budget == 0 {
+            return Some(crate::plan::Survey { entries: usize::MAX / 2, ..crate::plan::Survey::default() });
+        }
+        let limits = SurveyLimits {
+            entries_max: bounds.entries,
+            bytes_max: bounds.bytes,
+            large: self.large,
+            since: match mark.content {
+                Content::Since(since) => Some(since),
+                Content::Compare | Content::Resend => None,
+            },
+            device: self.source.one_file_system.then_some(self.source.device),
+        };
+        let recurse = mark.kind == MarkKind::Subtree;
+        let survey = crate::plan::survey(&self.source.root, &mark.path, recurse, &self.source.filter, &limits).ok()?;
+        *budget = budget.saturating_sub(survey.entries);
+        tracing::trace!(root = self.source.name, batch = draft.batch.0, path = %mark.path, survey.entries, "surveyed");
+        Some(survey)
+    }
+}
+
+/// Whether `path` is one of `paths` or beneath one.
+pub(super) fn within<P: Borrow<RelPath> + Ord>(paths: &BTreeSet<P>, path: &RelPath) -> bool {
+    let mut at = Some(path.clone());
+    while let Some(here) = at {
+        if paths.contains::<RelPath>(&here) {
+            return true;
+        }
+        at = here.parent();
+    }
+    false
+}
+
+/// The paths at or beneath `path`.
+fn beneath<'a, P: Borrow<RelPath> + Ord>(
+    paths: &'a BTreeSet<P>,
+    path: &'a RelPath,
+) -> impl Iterator<Item = &'a RelPath> {
+    // In order of bytes, names like `a-b` stand between `a` and `a/b`, so the run is cut by prefix, not by component.
+    paths
+        .range::<RelPath, _>(path..)
+        .map(Borrow::borrow)
+        .take_while(|other| other.as_bytes().starts_with(path.as_bytes()))
+        .filter(|other| other.is_within(path))
+}
+
+pub(super) fn is_above<P: Borrow<RelPath> + Ord>(paths: &BTreeSet<P>, path: &RelPath) -> bool {
+    beneath(paths, path).next().is_some()
+}
+
+pub(super) fn nothing(trouble: Trouble) -> Conclusion {
+    Conclusion { outcome: Outcome::Nothing, trouble: Some(trouble), directories: 0 }
+}
+
+fn no_missing_args(verdict: &Verdict) -> Trouble {
+    Trouble {
+        cause: Cause::MissingArgsUnsupported.name(),
+        remedy: TroubleRemedy::DropMissingArgs,
+        words: verdict.words.clone(),
+        hint: Cause::MissingArgsUnsupported.hint(),
+    }
+}
+
+pub(super) fn trouble_of(verdict: &Verdict) -> Option<Trouble> {
+    let remedy = match verdict.remedy {
+        Remedy::Nothing | Remedy::RetryPaths | Remedy::Halve => return None,
+        Remedy::RetryBatch => TroubleRemedy::Pause(Pace::Soon),
+        Remedy::PauseTarget { .. } if verdict.cause == Cause::TargetFull => TroubleRemedy::PauseFull,
+        Remedy::PauseTarget { pace: cause::Pace::Soon } => TroubleRemedy::Pause(Pace::Soon),
+        Remedy::PauseTarget { pace: cause::Pace::Normal } => TroubleRemedy::Pause(Pace::Normal),
+        Remedy::PauseTarget { pace: cause::Pace::Slow } | Remedy::StopTarget => TroubleRemedy::Pause(Pace::Slow),
+        Remedy::DropMissingArgs => TroubleRemedy::DropMissingArgs,
+        Remedy::Probe => TroubleRemedy::Pause(Pace::Now),
+        Remedy::HoldSource => TroubleRemedy::HoldSource,
+    };
+    Some(Trouble { cause: verdict.cause.name(), remedy, words: verdict.words.clone(), hint: verdict.cause.hint() })
+}
+
+/// Failed paths as marks of the draft.
+#[derive(Debug)]
+struct Failures {
+    marks: BTreeSet<RelPath>,
+    failed: std::collections::BTreeMap<RelPath, FailedMark>,
+}
+
+impl Failures {
+    fn new(draft: &Draft) -> Self {
+        Self {
+            marks: draft.marks.iter().map(|mark| mark.path.clone()).collect(),
+            failed: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn add_path(&mut self, failed: &outcome::Failed, rules_protect: bool) {
+        let why = match failed.why {
+            PathCause::Vanished | PathCause::Raced => Why::Raced,
+            // What the rules exclude keeps a directory alive that is gone from the source: as rsync -r does it.
+            PathCause::NotDeleted if rules_protect => return,
+            _ => Why::Refused,
+        };
+        if !failed.contents && !self.covers(&failed.path) {
+            // Only attributes of a directory above the entries: they are on the target, but the operator shall know.
+            return self.insert(failed.path.clone(), why, &failed.words);
+        }
+        self.add(&failed.path, why, &failed.words);
+    }
+
+    fn covers(&self, path: &RelPath) -> bool {
+        within(&self.marks, path)
+    }
+
+    /// The mark that asked for `path`: its own, or the nearest above it, or else those beneath it.
+    fn add(&mut self, path: &RelPath, why: Why, words: &str) {
+        let mut at = Some(path.clone());
+        while let Some(here) = at {
+            if self.marks.contains(&here) {
+                return self.insert(here, why, words);
+            }
+            at = here.parent();
+        }
+        let beneath: Vec<RelPath> = beneath(&self.marks, path).cloned().collect();
+        for mark in beneath {
+            self.insert(mark, why, words);
+        }
+    }
+
+    fn insert(&mut self, path: RelPath, why: Why, words: &str) {
+        let failed = FailedMark { path: path.clone(), why, words: words.to_owned() };
+        let entry = self.failed.entry(path).or_insert(failed);
+        if why == Why::Refused {
+            entry.why = why;
+        }
+    }
+
+    fn finish(self) -> Vec<FailedMark> {
+        self.failed.into_values().collect()
+    }
+}

@@ -1,6 +1,6 @@
 //! `fansync mirror SRC TARGET...`
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -76,7 +76,7 @@ pub fn mirror(arguments: &MirrorArguments) -> Result<(), Failure> {
     if arguments.raise_limits {
         preflight::raise_limits();
     }
-    serve::serve(setups)
+    serve::serve(setups, state)
 }
 
 fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
@@ -131,16 +131,8 @@ fn default_state(source: &Path, targets: &[TargetConfig]) -> Result<PathBuf, Fai
     let base = absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
         .ok_or_else(|| Failure::wrong("neither XDG_STATE_HOME nor HOME is set: use --state DIR or --no-state"))?;
-    // FNV-1a: the same in every release, because the folder must be found again.
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes.iter().chain(&[0]) {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    add(source.as_os_str().as_bytes());
-    for target in targets {
-        add(target.location.argument().as_bytes());
-    }
+    let locations: Vec<OsString> = targets.iter().map(|target| target.location.argument()).collect();
+    let texts = std::iter::once(source.as_os_str()).chain(locations.iter().map(OsString::as_os_str));
+    let hash = crate::checkpoint::fingerprint(texts.map(OsStr::as_bytes));
     Ok(base.join("fansync").join(format!("{hash:016x}")))
 }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::report::Failure;
 use crate::change::{CTIME_SLACK, SettleOptions};
+use crate::checkpoint;
 use crate::config::{Config, RootConfig, TargetConfig};
 use crate::daemon::{RootSetup, TargetSetup};
 use crate::filter::Filter;
@@ -127,10 +128,17 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                     max: root.settle.max,
                 },
                 slack: slack(),
+                fingerprint: fingerprint(root),
                 targets: root.targets.iter().map(|target| target_setup(config, root, target)).collect(),
             })
         })
         .collect()
+}
+
+/// Of all that decides what a target should hold.
+fn fingerprint(root: &RootConfig) -> u64 {
+    let options = format!("{} {} {:?}", root.default_filters, root.one_file_system, root.delete);
+    checkpoint::fingerprint(root.filters.iter().map(Vec::as_slice).chain([options.as_bytes()]))
 }
 
 /// The slack of rescans. For tests of the whole agent, whose trees are younger than it, `FANSYNC_TEST_SLACK_MS` sets

@@ -27,5 +27,5 @@ pub fn run(path: &Path) -> Result<(), Failure> {
     if config.tunables.raise {
         preflight::raise_limits();
     }
-    serve::serve(setups)
+    serve::serve(setups, Some(&config.state_dir))
 }

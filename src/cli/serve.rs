@@ -11,6 +11,7 @@ use signal_hook_mio::v1_0::Signals;
 
 use super::logging;
 use super::report::Failure;
+use crate::checkpoint::{self, Loaded, Opened, Storage};
 use crate::daemon::{Agent, RootSetup};
 use crate::sys::clock;
 use crate::sys::lock::{Lock, try_lock};
@@ -40,14 +41,42 @@ pub fn lock_state(state: &Path) -> Result<Lock, Failure> {
     }
 }
 
-/// Runs an agent until SIGTERM or SIGINT; a second signal ends it at once.
-pub fn serve(roots: Vec<RootSetup>) -> Result<(), Failure> {
+/// Opens the checkpoint in the state folder. Without one everything is compared at each start: worse, but no reason not to
+/// start.
+fn open_checkpoint(state: &Path, roots: &[RootSetup]) -> Option<(Storage, Loaded)> {
+    let names: Vec<&str> = roots.iter().map(|root| root.name.as_str()).collect();
+    let opened = checkpoint::open(state).and_then(|mut opened| opened.storage.begin(&names).map(|()| opened));
+    match opened {
+        Ok(Opened { storage, loaded, aside }) => {
+            if let Some((path, error)) = aside {
+                tracing::error!(
+                    aside = %path.display(),
+                    error = super::report::chain(&error.into()),
+                    "the checkpoint could not be read and was set aside: comparing everything in the background"
+                );
+            }
+            Some((storage, loaded))
+        }
+        Err(error) => {
+            tracing::error!(
+                state = %state.display(),
+                error = super::report::chain(&error.into()),
+                "no checkpoint can be kept: everything will be compared at the next start"
+            );
+            None
+        }
+    }
+}
+
+/// Runs an agent until SIGTERM or SIGINT; a second signal ends it at once. Its state is kept in `state`.
+pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>) -> Result<(), Failure> {
     // The handlers come first: a signal during a long first walk must not leave anything behind.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let mut poll = Poll::new()?;
     poll.registry().register(&mut signals, Token(0), Interest::READABLE)?;
     let seed = u64::from(std::process::id());
-    let agent = Agent::start(roots, seed)?;
+    let checkpoint = state.and_then(|state| open_checkpoint(state, &roots));
+    let agent = Agent::start(roots, seed, checkpoint)?;
     let mut watcher = Watcher { said_at: clock::now(), done: false };
     wait(&mut poll, None, |_| {
         watcher.look(&agent);

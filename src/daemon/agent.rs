@@ -10,18 +10,21 @@ use std::time::Duration;
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
+use super::checkpoint::{CheckpointEnd, CheckpointLoop, Keeper};
 use super::inbox::{ErrandBox, Inbox};
 use super::lane::{Ending, LaneInbox, LaneLoop};
 use super::links::{LinkLoop, LinkSearch};
 use super::pipeline::{Pipeline, RootStatus, TargetLog};
+use super::saver::{self, Resume, Saver};
 use super::shard::{ShardLoop, WAKE};
 use super::walkers::Walkers;
 use crate::change::{ChangeSetOptions, SettleOptions};
+use crate::checkpoint::{Loaded, SavedRoot, Storage};
 use crate::dispatch::{Dispatcher, LaneId, TargetOptions};
 use crate::filter::Filter;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
-use crate::sys::clock;
+use crate::sys::clock::{self, ClockWatch};
 use crate::target::TargetId;
 use crate::watch::{Shard, ShardId, ShardOptions, Source, StartError};
 use crate::worker::command::Transport;
@@ -51,6 +54,8 @@ pub struct RootSetup {
     pub settle: SettleOptions,
     /// How much further than the watermark a rescan looks back.
     pub slack: Duration,
+    /// Of all that decides what a target should hold: when it changes, everything is compared.
+    pub fingerprint: u64,
     /// Where it is sent.
     pub targets: Vec<TargetSetup>,
 }
@@ -115,6 +120,7 @@ pub enum AgentError {
 #[derive(Debug)]
 pub struct Agent {
     roots: Vec<RunningRoot>,
+    checkpoint: Option<(JoinHandle<io::Result<()>>, Arc<CheckpointEnd>)>,
 }
 
 #[derive(Debug)]
@@ -144,14 +150,29 @@ fn spawn(
 }
 
 impl Agent {
-    /// Starts every root; `seed` decides the jitter of all pauses.
+    /// Starts every root; `seed` decides the jitter of all pauses. With a checkpoint each goes on from where it was.
     ///
     /// # Errors
     /// The first root that cannot be started; what was started before is stopped again.
-    pub fn start(roots: Vec<RootSetup>, seed: u64) -> Result<Self, AgentError> {
-        let mut agent = Self { roots: Vec::new() };
+    pub fn start(roots: Vec<RootSetup>, seed: u64, checkpoint: Option<(Storage, Loaded)>) -> Result<Self, AgentError> {
+        let mut agent = Self { roots: Vec::new(), checkpoint: None };
+        let mut loaded = Loaded::default();
+        let mut keepers = Vec::new();
+        if let Some((storage, found)) = checkpoint {
+            loaded = found;
+            let (writer, theirs, end) = CheckpointLoop::new(storage, roots.len());
+            keepers = theirs;
+            let thread = spawn("checkpoint".to_owned(), move || {
+                writer.run();
+                Ok(())
+            })?;
+            agent.checkpoint = Some((thread, end));
+        }
+        let mut keepers = keepers.into_iter();
         for (index, root) in roots.into_iter().enumerate() {
-            match start_root(root, seed.wrapping_add(index as u64)) {
+            let saved = loaded.roots.remove(&root.name);
+            let seed = seed.wrapping_add(index as u64);
+            match start_root(root, seed, keepers.next(), saved) {
                 Ok(running) => agent.roots.push(running),
                 Err(error) => {
                     agent.stop();
@@ -179,9 +200,13 @@ impl Agent {
     /// Whether a thread ended although nobody asked it to.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.roots.iter().any(|root| {
-            !root.stop.load(Ordering::Acquire) && root.threads.iter().chain(&root.pipeline).any(JoinHandle::is_finished)
-        })
+        // The thread of the checkpoint ends only when it is told to, and is told so in `join`.
+        let checkpoint = self.checkpoint.as_ref().is_some_and(|(thread, _)| thread.is_finished());
+        checkpoint
+            || self.roots.iter().any(|root| {
+                !root.stop.load(Ordering::Acquire)
+                    && root.threads.iter().chain(&root.pipeline).any(JoinHandle::is_finished)
+            })
     }
 
     /// Why a thread ended although nobody asked it to. The others are left as they are, since they may wait for it for
@@ -189,7 +214,9 @@ impl Agent {
     #[must_use]
     pub fn into_failure(self) -> AgentError {
         self.kill();
+        let checkpoint = self.checkpoint.into_iter().map(|(thread, _)| thread);
         let threads = self.roots.into_iter().flat_map(|root| root.threads.into_iter().chain(root.pipeline));
+        let threads = threads.chain(checkpoint);
         let Some(thread) = threads.into_iter().find(JoinHandle::is_finished) else {
             return AgentError::Resources { what: "the agent", error: io::Error::other("a thread ended") };
         };
@@ -246,14 +273,14 @@ impl Agent {
     /// The first error that a thread ended with.
     pub fn join(mut self) -> Result<(), AgentError> {
         let mut first = Ok(());
+        let mut join = |thread: JoinHandle<io::Result<()>>| {
+            let name = thread.thread().name().unwrap_or("unnamed").to_owned();
+            let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+            if let (Err(error), true) = (ended, first.is_ok()) {
+                first = Err(AgentError::Thread { thread: name, error });
+            }
+        };
         for root in &mut self.roots {
-            let mut join = |thread: JoinHandle<io::Result<()>>| {
-                let name = thread.thread().name().unwrap_or("unnamed").to_owned();
-                let ended = thread.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
-                if let (Err(error), true) = (ended, first.is_ok()) {
-                    first = Err(AgentError::Thread { thread: name, error });
-                }
-            };
             if let Some(pipeline) = root.pipeline.take() {
                 join(pipeline);
             }
@@ -264,15 +291,33 @@ impl Agent {
                 join(thread);
             }
         }
+        // The last snapshots were offered by the dispatchers' ends.
+        if let Some((thread, end)) = self.checkpoint.take() {
+            end.stop();
+            join(thread);
+        }
         first
     }
 }
 
-fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
+fn start_root(
+    root: RootSetup,
+    seed: u64,
+    keeper: Option<Arc<Keeper>>,
+    saved: Option<SavedRoot>,
+) -> Result<RunningRoot, AgentError> {
     let started = clock::now();
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
     let source = Arc::new(source.with_slack(root.slack));
+    let locations: Vec<String> = root.targets.iter().map(|target| target.transport.location.to_string()).collect();
+    let facts = saver::facts(&source, root.fingerprint).map_err(resources("the identity of the root"))?;
+    let resume = match keeper {
+        Some(_) => Resume::from(saved, &facts, &locations),
+        None => Resume::cold("no state is kept", locations.len()),
+    };
+    let saver = keeper.map(|keeper| Saver::new(keeper, root.name.clone(), facts, locations));
+    let clock_watch = ClockWatch::new().map_err(resources("a timer"))?;
     let stop = Arc::new(AtomicBool::new(false));
     let links = Arc::new(Mutex::new(LinkTable::default()));
     let status = Arc::new(Mutex::new(RootStatus::default()));
@@ -331,12 +376,13 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         }
         lanes.push(of_target);
     }
+    let walkers = Walkers::new(Arc::clone(&source), Arc::clone(&inbox), errands.clone());
     let options: Vec<TargetOptions> = root
         .targets
         .iter()
         .map(|target| TargetOptions {
             lanes: target.lanes.max(1),
-            changes: ChangeSetOptions { settle: root.settle, marks_max: target.backlog, saved: false },
+            changes: ChangeSetOptions { settle: root.settle, marks_max: target.backlog, saved: saver.is_some() },
         })
         .collect();
     let pipeline = Pipeline {
@@ -349,6 +395,12 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         status: Arc::clone(&status),
         stop: Arc::clone(&stop),
         started,
+        walkers: Arc::clone(&walkers),
+        errands: errands.clone(),
+        clock_watch,
+        saver,
+        resume,
+        watermark: None,
     };
     let pipeline = spawn("dispatcher".to_owned(), move || pipeline.run())?;
     let link_loop =
@@ -357,7 +409,6 @@ fn start_root(root: RootSetup, seed: u64) -> Result<RunningRoot, AgentError> {
         link_loop.run();
         Ok(())
     })?);
-    let walkers = Walkers::new(Arc::clone(&source), Arc::clone(&inbox), errands.clone());
     for number in 0..Walkers::threads() {
         let walkers = Arc::clone(&walkers);
         threads.push(spawn(format!("walker-{number}"), move || {

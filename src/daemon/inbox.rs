@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use mio::Waker;
@@ -46,6 +46,13 @@ impl Inbox {
         self.watermarks[usize::from(shard.0)].store(watermark.0, Ordering::Release);
     }
 
+    /// The clock was set: what was published says nothing any more.
+    pub(super) fn forget_watermarks(&self) {
+        for watermark in &self.watermarks {
+            watermark.store(i64::MIN, Ordering::Release);
+        }
+    }
+
     /// The shard's watermark; `None` until it has one.
     pub(super) fn watermark_of(&self, shard: usize) -> Option<WallTime> {
         let watermark = self.watermarks.get(shard)?.load(Ordering::Acquire);
@@ -53,7 +60,6 @@ impl Inbox {
     }
 
     /// The watermark of the whole root: all marks of what happened before it were sent before this call.
-    #[expect(dead_code, reason = "checkpoint and status read it")]
     pub(super) fn watermark(&self) -> Option<WallTime> {
         (0..self.watermarks.len()).map(|shard| self.watermark_of(shard)).min().flatten()
     }
@@ -95,6 +101,7 @@ const RECHECKS_TAKEN: usize = 128;
 pub(super) struct ErrandBox {
     names: Mutex<BTreeMap<Box<[u8]>, Occasion>>,
     rescan: Mutex<RescanBox>,
+    clock_set: AtomicBool,
     waker: Waker,
 }
 
@@ -108,7 +115,12 @@ struct RescanBox {
 
 impl ErrandBox {
     pub(super) fn new(waker: Waker) -> Arc<Self> {
-        Arc::new(Self { names: Mutex::new(BTreeMap::new()), rescan: Mutex::new(RescanBox::default()), waker })
+        Arc::new(Self {
+            names: Mutex::new(BTreeMap::new()),
+            rescan: Mutex::new(RescanBox::default()),
+            clock_set: AtomicBool::new(false),
+            waker,
+        })
     }
 
     /// Adds a name; false when it was there already.
@@ -154,6 +166,17 @@ impl ErrandBox {
         let rechecks: Vec<RelPath> = rescan.rechecks.drain(..count).collect();
         let made_good = if rescan.rechecks.is_empty() { std::mem::take(&mut rescan.made_good) } else { 0 };
         (rechecks, made_good)
+    }
+
+    /// Tells the shard that the clock was set.
+    pub(super) fn clock_was_set(&self) {
+        self.clock_set.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether the clock was set since the last call.
+    pub(super) fn take_clock_set(&self) -> bool {
+        self.clock_set.swap(false, Ordering::AcqRel)
     }
 
     /// Whether rechecks wait.

@@ -4,12 +4,15 @@
 //! that searches the names of shared inodes. Each has a closed set of inputs and is joined at the end.
 
 mod agent;
+mod checkpoint;
 mod inbox;
 mod lane;
 mod links;
 mod pipeline;
+mod saver;
 mod shard;
 mod walkers;
 
 pub use agent::{Agent, AgentError, RootSetup, TargetSetup};
 pub use pipeline::{RootStatus, TargetStatus};
+pub use walkers::{RescanProgress, ShardStatus};

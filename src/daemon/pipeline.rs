@@ -6,19 +6,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use mio::{Events, Poll};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use parking_lot::Mutex;
 
-use super::inbox::Inbox;
+use super::inbox::{ErrandBox, Inbox};
 use super::lane::LaneInbox;
+use super::saver::{Resume, Saver};
+use super::walkers::{Asker, RescanProgress, ShardStatus, Walkers};
 use crate::change::{Mark, MarkKind, Now, Priority};
+use crate::checkpoint::Start;
 use crate::dispatch::{Dispatcher, Notice};
 use crate::path::RelPath;
-use crate::sys::clock;
+use crate::rescan::Scope;
+use crate::sys::clock::{self, ClockWatch, WallTime};
 use crate::watch::Source;
 
 /// Between two readings for `status` and the progress line.
 const STATUS_PAUSE: Duration = Duration::from_millis(200);
+
+const CLOCK: Token = Token(1);
 
 /// Lines about single paths in one such span, per target; the rest is summed up.
 const LINES_MAX: u32 = 10;
@@ -29,6 +36,16 @@ const LINES_SPAN: Duration = Duration::from_secs(60);
 pub struct RootStatus {
     /// All directories are watched: changes flow.
     pub live: bool,
+    /// Whatever changed before it has its marks, or is done.
+    pub watermark: Option<WallTime>,
+    /// When the checkpoint was last written; `None` also when no state is kept.
+    pub written: Option<WallTime>,
+    /// Why it could not be written.
+    pub checkpoint_error: Option<String>,
+    /// The rescan under way.
+    pub rescan: Option<RescanProgress>,
+    /// Its shards.
+    pub shards: Vec<ShardStatus>,
     /// Its targets.
     pub targets: Vec<TargetStatus>,
 }
@@ -98,6 +115,13 @@ pub(super) struct Pipeline {
     pub status: Arc<Mutex<RootStatus>>,
     pub stop: Arc<AtomicBool>,
     pub started: Instant,
+    pub walkers: Arc<Walkers>,
+    pub errands: Vec<Arc<ErrandBox>>,
+    pub clock_watch: ClockWatch,
+    pub saver: Option<Saver>,
+    pub resume: Resume,
+    /// Whatever changed before it was marked.
+    pub watermark: Option<WallTime>,
 }
 
 impl Pipeline {
@@ -110,6 +134,10 @@ impl Pipeline {
         let mut told_at = clock::now();
         let mut untold = true;
         let mut live = false;
+        let raw = self.clock_watch.raw();
+        self.poll.registry().register(&mut SourceFd(&raw), CLOCK, Interest::READABLE)?;
+        let restored = Now { instant: clock::now(), wall: clock::coarse_now() };
+        self.resume.restore(restored, &mut self.dispatcher);
         loop {
             let stopping = self.stop.load(Ordering::Acquire);
             if stopping {
@@ -121,6 +149,11 @@ impl Pipeline {
                 self.begin(now);
                 untold = true;
             }
+            if events.iter().any(|event| event.token() == CLOCK) && self.clock_watch.was_set()? {
+                self.on_clock_set(now);
+            }
+            // Both first: what they stand for is in the queue by now.
+            let (told, restarted) = (self.inbox.watermark(), self.walkers.is_restarted());
             // One turn takes what is there now, so that a flood of marks does not keep the lanes idle.
             for _batch in 0..self.inbox.marks.len() {
                 let Some(marks) = self.inbox.marks.pop() else { break };
@@ -130,6 +163,9 @@ impl Pipeline {
                 self.dispatcher.on_marks(now, &marks);
                 untold = true;
             }
+            if live && restarted {
+                self.watermark = told;
+            }
             while let Some((target, lane, report)) = self.inbox.reports.pop() {
                 for notice in self.dispatcher.on_report(now, target, lane, report) {
                     self.tell(now.instant, notice);
@@ -138,6 +174,15 @@ impl Pipeline {
             }
             for action in self.dispatcher.on_tick(now.instant) {
                 self.lanes[usize::from(action.target.0)][usize::from(action.lane.0)].order(action.order);
+            }
+            if live && let Some(saver) = &mut self.saver {
+                let last = stopping && self.dispatcher.is_idle();
+                let entries = 0;
+                if last {
+                    saver.finish(now, self.watermark, entries, &mut self.dispatcher);
+                } else {
+                    saver.on_turn(now, self.watermark, entries, &mut self.dispatcher);
+                }
             }
             if stopping && self.dispatcher.is_idle() {
                 self.publish(now.instant, live);
@@ -150,7 +195,9 @@ impl Pipeline {
             }
             let wake_at = self.dispatcher.wake_at(now.instant);
             let tell_at = untold.then(|| told_at + STATUS_PAUSE);
-            let wait = wake_at.into_iter().chain(tell_at).min();
+            let save_at = self.saver.as_ref().filter(|_| live);
+            let save_at = save_at.and_then(|saver| saver.wake_at(self.watermark, &self.dispatcher));
+            let wait = wake_at.into_iter().chain(tell_at).chain(save_at).min();
             // A millisecond is the poll's grain: rounding down would spin.
             let wait = wait.map(|at| at.saturating_duration_since(clock::now()));
             let wait = if self.inbox.marks.is_empty() { wait } else { Some(Duration::ZERO) };
@@ -161,25 +208,50 @@ impl Pipeline {
         }
     }
 
-    /// Every directory is watched: say so, and compare everything in the background.
+    /// The real-time clock was set: ctimes of before and after cannot be compared.
+    fn on_clock_set(&mut self, now: Now) {
+        tracing::warn!(root = self.source.name, "the system clock was set: comparing everything in the background");
+        self.watermark = None;
+        self.inbox.forget_watermarks();
+        for errands in &self.errands {
+            errands.clock_was_set();
+        }
+        let everything = Mark::new(RelPath::root(), MarkKind::Subtree).priority(Priority::Background);
+        self.dispatcher.on_marks(now, &[everything]);
+    }
+
+    /// Every directory is watched: say so, and find what changed meanwhile, in the background.
     fn begin(&mut self, now: Now) {
         let reading = self.source.reading();
+        let since = self.resume.begin(now, &mut self.dispatcher);
+        if let Some(since) = since {
+            self.watermark = Some(since);
+            let scope =
+                Scope { path: RelPath::root(), recursive: true, since: since.minus(self.source.slack), known: false };
+            self.walkers.ask(Asker::Restart, vec![scope]);
+        }
+        let (reason, doing) = match self.resume.start {
+            Start::Warm { verify: true, .. } => {
+                ("another boot", "looking for what changed since the last run, then verifying all")
+            }
+            Start::Warm { verify: false, .. } => ("checkpoint", "looking for what changed since the last run"),
+            Start::Cold { reason } => (reason, "comparing everything in the background"),
+        };
         tracing::info!(
             root = self.source.name,
             path = %self.source.path.display(),
             took_ms = u64::try_from((now.instant - self.started).as_millis()).unwrap_or(u64::MAX),
             unwatched = reading.unwatched,
-            "live: watching {} directories; comparing everything in the background",
+            reason,
+            "live: watching {} directories; {doing}",
             reading.watched
         );
-        let everything = Mark::new(RelPath::root(), MarkKind::Subtree).priority(Priority::Background);
-        self.dispatcher.on_marks(now, &[everything]);
     }
 
     fn publish(&mut self, now: Instant, live: bool) {
         let mut targets = Vec::with_capacity(self.logs.len());
         for (log, (pending, background)) in self.logs.iter_mut().zip(self.dispatcher.progress()) {
-            if live && !log.compared && background == 0 {
+            if live && !log.compared && background == 0 && self.walkers.is_restarted() {
                 log.compared = true;
                 tracing::info!(
                     root = self.source.name,
@@ -192,7 +264,19 @@ impl Pipeline {
             let (name, compared) = (log.name.clone(), log.compared);
             targets.push(TargetStatus { name, pending, compared, directories: log.directories });
         }
-        *self.status.lock() = RootStatus { live, targets };
+        let keeper = self.saver.as_ref().map(|saver| &saver.keeper);
+        let watermarks = (0..).map(|shard| self.inbox.watermark_of(shard));
+        let shards = self.walkers.shards().zip(watermarks);
+        let status = RootStatus {
+            live,
+            watermark: self.watermark,
+            written: keeper.and_then(|keeper| keeper.written()),
+            checkpoint_error: keeper.and_then(|keeper| keeper.error()),
+            rescan: self.walkers.progress(),
+            shards: shards.map(|(shard, watermark)| ShardStatus { watermark, ..shard }).collect(),
+            targets,
+        };
+        *self.status.lock() = status;
     }
 
     fn tell(&mut self, now: Instant, notice: Notice) {

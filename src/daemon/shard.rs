@@ -116,6 +116,9 @@ impl ShardLoop {
                 looked = clock::now();
                 last_drain = if due { looked } else { last_drain };
             }
+            if self.errands[usize::from(self.shard.id().0)].take_clock_set() {
+                self.shard.clock_was_set();
+            }
             let (rechecks, made_good) = self.errands[usize::from(self.shard.id().0)].take_rechecks();
             self.shard.recheck(&rechecks);
             self.owed = self.owed.saturating_sub(made_good);

@@ -16,7 +16,7 @@ use super::inbox::{ErrandBox, Inbox};
 use crate::change::Mark;
 use crate::path::RelPath;
 use crate::rescan::{self, Finder, Scope, Task};
-use crate::sys::clock;
+use crate::sys::clock::{self, WallTime};
 use crate::watch::{LossReason, ShardId, Source};
 
 /// Marks handed over at once.
@@ -80,6 +80,7 @@ struct State {
 /// What one shard's rescans came to.
 #[derive(Debug, Default)]
 struct Tally {
+    overflows: AtomicU64,
     passes: AtomicU64,
     directories: AtomicU64,
 }
@@ -93,6 +94,19 @@ pub struct RescanProgress {
     pub directories: usize,
     /// Marks made so far.
     pub candidates: usize,
+}
+
+/// What one shard says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// Times that its queue overflowed.
+    pub overflows: u64,
+    /// Passes that made good what it lost.
+    pub rescans: u64,
+    /// Directories looked through in them.
+    pub directories: u64,
+    /// Whatever happened before it in this shard's directories is told.
+    pub watermark: Option<WallTime>,
 }
 
 /// What walkers share with those who ask them.
@@ -136,6 +150,11 @@ impl Walkers {
         if asker == Asker::Restart {
             self.restarted.store(false, Ordering::SeqCst);
         }
+        if let Asker::Shard(LossReason::Overflow, shard) = asker
+            && let Some(tally) = self.tallies.get(usize::from(shard.0))
+        {
+            tally.overflows.fetch_add(1, Ordering::Relaxed);
+        }
         let mut state = self.state.lock();
         let request = state.waiting.entry(asker).or_default();
         request.asked += 1;
@@ -151,13 +170,11 @@ impl Walkers {
     }
 
     /// Whether all marks of the pass that a start asked for are handed over.
-    #[expect(dead_code, reason = "checkpoint and status read it")]
     pub(super) fn is_restarted(&self) -> bool {
         self.restarted.load(Ordering::SeqCst)
     }
 
     /// The pass under way.
-    #[expect(dead_code, reason = "checkpoint and status read it")]
     pub(super) fn progress(&self) -> Option<RescanProgress> {
         let pass = self.state.lock().pass.clone()?;
         Some(RescanProgress {
@@ -167,12 +184,14 @@ impl Walkers {
         })
     }
 
-    /// Passes for this shard, and directories looked through in them.
-    #[expect(dead_code, reason = "checkpoint and status read it")]
-    pub(super) fn tally(&self, shard: usize) -> (u64, u64) {
-        self.tallies
-            .get(shard)
-            .map_or((0, 0), |tally| (tally.passes.load(Ordering::Relaxed), tally.directories.load(Ordering::Relaxed)))
+    /// What each shard lost, and what was done about it; without the watermarks.
+    pub(super) fn shards(&self) -> impl Iterator<Item = ShardStatus> {
+        self.tallies.iter().map(|tally| ShardStatus {
+            overflows: tally.overflows.load(Ordering::Relaxed),
+            rescans: tally.passes.load(Ordering::Relaxed),
+            directories: tally.directories.load(Ordering::Relaxed),
+            watermark: None,
+        })
     }
 
     pub(super) fn stop(&self) {

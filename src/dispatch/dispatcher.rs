@@ -137,6 +137,18 @@ impl Dispatcher {
         self.stopping = true;
     }
 
+    pub(super) fn target_mut(&mut self, target: TargetId) -> &mut TargetState {
+        &mut self.targets[usize::from(target.0)]
+    }
+
+    pub(super) fn targets_mut(&mut self) -> impl Iterator<Item = &mut TargetState> {
+        self.targets.iter_mut()
+    }
+
+    pub(super) fn targets(&self) -> impl Iterator<Item = &TargetState> {
+        self.targets.iter()
+    }
+
     /// Whether no lane works.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -5,6 +5,7 @@ mod backoff;
 mod breaker;
 mod dispatcher;
 mod order;
+mod saving;
 mod target;
 
 pub use backoff::Backoff;

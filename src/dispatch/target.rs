@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::breaker::{Breaker, Pace};
 use super::order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Trouble, TroubleRemedy, Why};
-use crate::change::{BatchId, ChangeSet, ChangeSetOptions, Fate, Mark, MarkKind, Now, Priority, Want};
+use crate::change::{
+    BatchId, ChangeSet, ChangeSetOptions, Fate, Mark, MarkKind, Now, Priority, SavedChange, SavedMark, Want,
+};
 use crate::path::RelPath;
 use crate::target::TargetId;
 
@@ -110,6 +112,23 @@ impl TargetState {
 
     pub(super) fn mark(&mut self, now: Now, mark: &Mark) {
         self.changes.mark(now, mark);
+    }
+
+    pub(super) fn restore(&mut self, now: Now, marks: &[SavedMark]) {
+        for mark in marks {
+            if mark.attempts >= ATTEMPTS_MAX {
+                self.dead_letters.insert(mark.path.clone());
+            }
+            self.changes.restore(now, mark);
+        }
+    }
+
+    pub(super) fn unsaved(&mut self, now: Now, whole: bool) -> Vec<SavedChange> {
+        self.changes.unsaved(now, whole)
+    }
+
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.changes.is_unsaved()
     }
 
     /// Gives idle lanes what they can do.

@@ -196,7 +196,7 @@ impl Pipeline {
             let wake_at = self.dispatcher.wake_at(now.instant);
             let tell_at = untold.then(|| told_at + STATUS_PAUSE);
             let save_at = self.saver.as_ref().filter(|_| live);
-            let save_at = save_at.and_then(|saver| saver.wake_at(self.watermark, &self.dispatcher));
+            let save_at = save_at.map(|saver| saver.wake_at(now.instant, &self.dispatcher));
             let wait = wake_at.into_iter().chain(tell_at).chain(save_at).min();
             // A millisecond is the poll's grain: rounding down would spin.
             let wait = wait.map(|at| at.saturating_duration_since(clock::now()));
@@ -223,6 +223,10 @@ impl Pipeline {
     /// Every directory is watched: say so, and find what changed meanwhile, in the background.
     fn begin(&mut self, now: Now) {
         let reading = self.source.reading();
+        // Until now none of them had a watermark, and an idle one looks but once a second.
+        for errands in &self.errands {
+            errands.wake();
+        }
         let since = self.resume.begin(now, &mut self.dispatcher);
         if let Some(since) = since {
             self.watermark = Some(since);

@@ -125,23 +125,22 @@ impl Saver {
             self.whole = true;
             self.saved_at = Some(now.instant);
         }
-        let due = self.wake_at(watermark, dispatcher);
-        if due.is_some_and(|due| due <= now.instant) {
+        if self.wake_at(now.instant, dispatcher) > now.instant {
+            return;
+        }
+        if self.whole || dispatcher.is_unsaved() || watermark != self.saved_watermark {
             self.offer(now, watermark, entries, dispatcher, false);
+        } else {
+            self.saved_at = Some(now.instant);
         }
     }
 
-    /// When the next snapshot is due; `None` when there is nothing to write.
-    pub(super) fn wake_at(&self, watermark: Option<WallTime>, dispatcher: &Dispatcher) -> Option<Instant> {
-        let pause = match (self.whole, dispatcher.is_unsaved()) {
-            (false, true) => PAUSE,
-            (true, _) => PAUSE_IDLE,
-            (false, false) if watermark != self.saved_watermark => PAUSE_IDLE,
-            (false, false) => return None,
-        };
-        let due = self.saved_at.map_or_else(clock::now, |saved_at| saved_at + pause);
+    /// When a snapshot may be due. Now and then even when nothing happens, as the watermark goes on by itself.
+    pub(super) fn wake_at(&self, now: Instant, dispatcher: &Dispatcher) -> Instant {
+        let pause = if !self.whole && dispatcher.is_unsaved() { PAUSE } else { PAUSE_IDLE };
+        let due = self.saved_at.map_or(now, |saved_at| saved_at + pause);
         // The thread does not tell when it is done.
-        Some(if self.keeper.is_idle() { due } else { due.max(clock::now() + BUSY_LOOK) })
+        if self.keeper.is_idle() { due } else { due.max(now + BUSY_LOOK) }
     }
 
     fn offer(&mut self, now: Now, watermark: Option<WallTime>, entries: u64, dispatcher: &mut Dispatcher, clean: bool) {

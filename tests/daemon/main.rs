@@ -21,6 +21,7 @@ mod fifo;
 mod ground;
 mod names;
 mod plan_rules;
+mod restart;
 mod shutdown;
 #[path = "../shared/small_queue.rs"]
 mod small_queue;

@@ -185,9 +185,66 @@ pub fn escaped(bytes: &[u8]) -> impl fmt::Display + '_ {
     Escaped(bytes)
 }
 
+/// The bytes that [`escaped`] shows as `text`; `None` when it never shows anything so. Exact: what was shown can be
+/// given back.
+#[must_use]
+pub fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        bytes.extend_from_slice(&rest.as_bytes()[..at]);
+        let after = &rest[at + 1..];
+        let (byte, length) = match after.as_bytes().first()? {
+            b'\\' => (b'\\', 1),
+            b'n' => (b'\n', 1),
+            b'r' => (b'\r', 1),
+            b't' => (b'\t', 1),
+            b'x' => (u8::from_str_radix(digits(after.get(1..3)?)?, 16).ok()?, 3),
+            b'u' => {
+                let (code, _) = after.strip_prefix("u{")?.split_once('}')?;
+                let character = char::from_u32(u32::from_str_radix(digits(code)?, 16).ok()?)?;
+                bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = &after[code.len() + 3..];
+                continue;
+            }
+            _ => return None,
+        };
+        bytes.push(byte);
+        rest = &after[length..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    Some(bytes)
+}
+
+/// `from_str_radix` takes a sign too.
+fn digits(text: &str) -> Option<&str> {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_escaped_can_be_given_back(bytes: Vec<u8>, text: String) {
+            proptest::prop_assert_eq!(unescaped(&escaped(&bytes).to_string()), Some(bytes));
+            proptest::prop_assert_eq!(unescaped(&escaped(text.as_bytes()).to_string()), Some(text.clone().into_bytes()));
+            // Whatever it is, it ends.
+            let _no_panic = unescaped(&text);
+            let _no_panic = unescaped(&format!("\\{text}"));
+        }
+    }
+
+    #[test]
+    fn what_nobody_escapes_so_is_refused() {
+        for text in
+            ["\\", "a\\", "\\q", "\\x", "\\x1", "\\xg0", "\\x+1", "\\u", "\\u{", "\\u{}", "\\u{110000}", "\\u{-1}"]
+        {
+            assert_eq!(unescaped(text), None, "{text}");
+        }
+        assert_eq!(unescaped("a\\x00\\u{7f}\\n\\\\"), Some(b"a\0\x7f\n\\".to_vec()));
+    }
 
     #[test]
     fn only_plain_relative_paths_are_accepted() {

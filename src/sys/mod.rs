@@ -9,3 +9,4 @@ pub mod ground;
 pub mod inotify;
 pub mod limits;
 pub mod lock;
+pub mod socket;

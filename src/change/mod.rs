@@ -11,5 +11,8 @@ mod trie;
 
 pub use mark::{Content, Mark, MarkKind, Priority, Stage};
 pub use saved::{SavedChange, SavedMark};
-pub use set::{BatchId, CTIME_SLACK, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Fate, Now, Tally, Want};
+pub use set::{
+    BatchId, CTIME_SLACK, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Fate, MarkView, Now, PathView, Tally,
+    Want,
+};
 pub use settle::SettleOptions;

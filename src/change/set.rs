@@ -1120,6 +1120,9 @@ impl ChangeSet {
     }
 }
 
+mod inspect;
+pub use inspect::{MarkView, PathView};
+
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::order::{Action, LaneId, Notice, Report, Trouble, TroubleRemedy};
-use super::target::{TargetOptions, TargetState, TargetView};
-use crate::change::{Mark, Now};
+use super::target::{TargetOptions, TargetState};
+use super::view::{HeldView, PathOnTarget, RootView, TargetView};
+use crate::change::{Mark, MarkKind, Now, Priority};
+use crate::path::RelPath;
 use crate::target::TargetId;
 
 /// Between two looks at a root that is not what it was. Unit: time.
@@ -16,12 +18,16 @@ pub struct Dispatcher {
     targets: Vec<TargetState>,
     rng: fastrand::Rng,
     held: Option<Held>,
+    /// The operator wants nothing to be sent.
+    paused: bool,
     stopping: bool,
 }
 
 #[derive(Debug)]
 struct Held {
     until: Instant,
+    since: Instant,
+    trouble: Trouble,
     /// A batch was let through to see whether the root is back.
     trying: bool,
 }
@@ -35,7 +41,7 @@ impl Dispatcher {
             .enumerate()
             .map(|(index, options)| TargetState::new(TargetId(u16::try_from(index).unwrap_or(u16::MAX)), *options))
             .collect();
-        Self { targets, rng: fastrand::Rng::with_seed(seed), held: None, stopping: false }
+        Self { targets, rng: fastrand::Rng::with_seed(seed), held: None, paused: false, stopping: false }
     }
 
     /// Notes marks for every target.
@@ -71,9 +77,10 @@ impl Dispatcher {
         match trouble {
             Some(trouble) if trouble.remedy == TroubleRemedy::HoldSource => {
                 if self.held.is_none() {
-                    notices.push(Notice::Held { trouble });
+                    notices.push(Notice::Held { trouble: trouble.clone() });
                 }
-                self.held = Some(Held { until: now.instant + HELD_PAUSE, trying: false });
+                let since = self.held.as_ref().map_or(now.instant, |held| held.since);
+                self.held = Some(Held { until: now.instant + HELD_PAUSE, since, trouble, trying: false });
             }
             Some(Trouble { .. }) => {}
             None => {
@@ -89,7 +96,7 @@ impl Dispatcher {
     /// Gives idle lanes what is due.
     pub fn on_tick(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.stopping {
+        if self.stopping || self.paused {
             return actions;
         }
         if self.held.as_ref().is_some_and(|held| held.until > now) || self.is_trying() {
@@ -117,7 +124,7 @@ impl Dispatcher {
     /// When `on_tick` is worth a call even if nothing else happens.
     #[must_use]
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
-        if self.stopping {
+        if self.stopping || self.paused {
             return None;
         }
         if let Some(held) = &self.held
@@ -166,10 +173,78 @@ impl Dispatcher {
         self.targets.iter().map(TargetState::progress)
     }
 
-    /// What `status` and the log say.
+    /// What the log says of the targets. Costs a look at every mark.
     #[must_use]
     pub fn views(&self) -> Vec<TargetView> {
         self.targets.iter().map(TargetState::view).collect()
+    }
+
+    /// What `status` says. Costs a look at every mark.
+    #[must_use]
+    pub fn view(&self) -> RootView {
+        let held = self.held.as_ref().map(|held| HeldView { trouble: held.trouble.clone(), since: held.since });
+        RootView { paused: self.paused, held, targets: self.views() }
+    }
+
+    /// Begins no batches for `target`, or for any, until [`Self::resume`]; what is under way goes on and marks are kept.
+    /// Returns how many roots or targets that changed. The two are apart: a paused root may have a paused target.
+    pub fn pause(&mut self, target: Option<TargetId>) -> usize {
+        self.set_paused(target, true)
+    }
+
+    /// Takes [`Self::pause`] back; without a target also for each target.
+    pub fn resume(&mut self, target: Option<TargetId>) -> usize {
+        let targets = match target {
+            Some(_) => 0,
+            None => self.targets.iter_mut().filter_map(|target| target.pause(false).then_some(())).count(),
+        };
+        targets + self.set_paused(target, false)
+    }
+
+    fn set_paused(&mut self, target: Option<TargetId>, paused: bool) -> usize {
+        let changed = match target {
+            Some(target) => self.targets.get_mut(usize::from(target.0)).is_some_and(|target| target.pause(paused)),
+            None => std::mem::replace(&mut self.paused, paused) != paused,
+        };
+        usize::from(changed)
+    }
+
+    /// Whether the root is paused, and which of its targets are: what must survive a restart.
+    #[must_use]
+    pub fn paused(&self) -> (bool, Vec<TargetId>) {
+        let paused = self.targets.iter().filter(|target| target.is_paused());
+        (self.paused, paused.map(TargetState::id).collect())
+    }
+
+    /// What failed at or beneath `path` is due at once; targets that take nothing, and a root that is held, are asked at
+    /// once. Returns how many marks and targets that are.
+    pub fn retry(&mut self, now: Instant, target: Option<TargetId>, path: &RelPath) -> usize {
+        if let Some(held) = &mut self.held {
+            held.until = now;
+        }
+        self.chosen(target).map(|target| target.retry(now, path)).sum()
+    }
+
+    /// Lets the held deletes of `target`, or of all, go. Returns how many marks that are.
+    pub fn approve(&mut self, _now: Instant, target: Option<TargetId>) -> usize {
+        self.chosen(target).map(|_target| 0).sum()
+    }
+
+    /// Has everything at and beneath `path` compared on every target, in the background.
+    pub fn rescan(&mut self, now: Now, path: &RelPath) {
+        let mut mark = Mark::new(path.clone(), MarkKind::Subtree).priority(Priority::Background);
+        mark.changes_names = false;
+        self.on_marks(now, &[mark]);
+    }
+
+    /// What each target makes of a path.
+    #[must_use]
+    pub fn explain(&self, path: &RelPath) -> Vec<PathOnTarget> {
+        self.targets.iter().map(|target| target.explain(path)).collect()
+    }
+
+    fn chosen(&mut self, target: Option<TargetId>) -> impl Iterator<Item = &mut TargetState> {
+        self.targets.iter_mut().filter(move |state| target.is_none_or(|target| target == state.id()))
     }
 }
 

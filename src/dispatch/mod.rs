@@ -7,9 +7,12 @@ mod dispatcher;
 mod order;
 mod saving;
 mod target;
+mod view;
+mod words;
 
 pub use backoff::Backoff;
 pub use breaker::{Breaker, Pace};
 pub use dispatcher::Dispatcher;
 pub use order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Report, Trouble, TroubleRemedy, Why};
-pub use target::{TargetOptions, TargetView};
+pub use target::TargetOptions;
+pub use view::{HeldView, LetterView, PathOnTarget, RootView, TargetView};

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::breaker::{Breaker, Pace};
 use super::order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Trouble, TroubleRemedy, Why};
+use super::view::{LISTED_BYTES_MAX, LISTED_MAX, LetterView, PathOnTarget, TargetView};
+use super::words::Words;
 use crate::change::{
     BatchId, ChangeSet, ChangeSetOptions, Fate, Mark, MarkKind, Now, Priority, SavedChange, SavedMark, Want,
 };
@@ -51,6 +53,9 @@ const NO_WORDS: &str = "rsync failed with this path alone and did not say why";
 /// symlink in its way on the target, a checksum that never fits.
 const RACED_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(10) };
 
+/// The cause that is told while the operator wants nothing to be sent.
+const OPERATOR: &str = "operator";
+
 const PATH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 
 #[derive(Debug, Clone, Copy)]
@@ -71,28 +76,11 @@ pub(super) struct TargetState {
     /// Paths that failed again and again. One that a wider mark took in stays here until the next look.
     dead_letters: std::collections::BTreeSet<RelPath>,
     dead_letters_look: usize,
-    paused_for: Option<&'static str>,
-}
-
-/// What `status` and the log say of a target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TargetView {
-    /// Which.
-    pub target: TargetId,
-    /// Marks that wait.
-    pub pending: usize,
-    /// Background marks that wait or are under way.
-    pub background: usize,
-    /// Batches under way.
-    pub batches: usize,
-    /// First event of the oldest live mark.
-    pub oldest: Option<Instant>,
-    /// Paths that failed again and again.
-    pub dead_letters: usize,
-    /// Why it takes no batches; `None` when it does.
-    pub paused: Option<&'static str>,
-    /// Times that marks were widened because there were too many.
-    pub widened: u64,
+    words: Words,
+    /// Why it takes no batches.
+    paused_for: Option<Trouble>,
+    /// The operator wants nothing to be sent.
+    paused: bool,
 }
 
 impl TargetState {
@@ -106,7 +94,9 @@ impl TargetState {
             missing_args: true,
             dead_letters: std::collections::BTreeSet::new(),
             dead_letters_look: DEAD_LETTERS_LOOK,
+            words: Words::new(),
             paused_for: None,
+            paused: false,
         }
     }
 
@@ -133,6 +123,9 @@ impl TargetState {
 
     /// Gives idle lanes what they can do.
     pub(super) fn assign(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.paused {
+            return;
+        }
         if self.breaker.begin_probe(now) {
             match self.lanes.iter().position(Option::is_none) {
                 Some(lane) => {
@@ -255,6 +248,7 @@ impl TargetState {
             self.dead_letters.retain(|path| self.changes.failures(path) > 0);
             self.dead_letters_look = self.dead_letters.len() * 2 + DEAD_LETTERS_LOOK;
         }
+        self.words.look(|path| self.changes.failures(path) > 0);
         let trouble = conclusion.trouble?;
         self.on_trouble(now.instant, trouble, busy, rng, notices)
     }
@@ -272,13 +266,15 @@ impl TargetState {
         let mut failed: std::collections::HashMap<RelPath, FailedMark> =
             failed.into_iter().map(|failed| (failed.path.clone(), failed)).collect();
         let attempts = self.changes.attempts(batch);
-        let dead_letters = &mut self.dead_letters;
+        let (dead_letters, said) = (&mut self.dead_letters, &mut self.words);
         let tally = self.changes.conclude(now, batch, |path| match failed.remove(path) {
             None => {
                 dead_letters.remove(path);
+                said.forget(path);
                 Fate::Done
             }
             Some(FailedMark { why: Why::Raced, words, .. }) => {
+                said.keep(path, &words);
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
                 if attempts >= ATTEMPTS_MAX {
                     notices.push(Notice::PathFailed {
@@ -294,6 +290,7 @@ impl TargetState {
                 Fate::Retry { not_before: now.instant + pause, alone: false }
             }
             Some(FailedMark { why: Why::Refused, words, .. }) => {
+                said.keep(path, &words);
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
                 let dead_letter = attempts >= ATTEMPTS_MAX;
                 let pause = if dead_letter { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
@@ -327,7 +324,7 @@ impl TargetState {
         notices: &mut Vec<Notice>,
     ) {
         let target = self.id;
-        let dead_letters = &mut self.dead_letters;
+        let (dead_letters, said) = (&mut self.dead_letters, &mut self.words);
         let attempts = self.changes.attempts(batch);
         let alone = split && self.changes.marks_in(batch) <= 1;
         self.changes.conclude(now, batch, |path| {
@@ -339,6 +336,7 @@ impl TargetState {
                     dead_letters.insert(path.clone());
                 }
                 let words = if words.is_empty() { NO_WORDS } else { words }.to_owned();
+                said.keep(path, &words);
                 notices.push(Notice::PathFailed { target, path: path.clone(), words, attempts, dead_letter });
                 Fate::Retry { not_before: now.instant + pause, alone: true }
             } else if split {
@@ -419,7 +417,7 @@ impl TargetState {
             let pause = until.saturating_duration_since(now);
             // A probe that is about to tell the cause needs no words of its own.
             if pace != Pace::Now {
-                self.paused_for = Some(trouble.cause);
+                self.paused_for = Some(trouble.clone());
                 notices.push(Notice::Paused { target: self.id, trouble, failures, pause });
             }
         }
@@ -427,6 +425,9 @@ impl TargetState {
     }
 
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        if self.paused {
+            return None;
+        }
         let due = if self.breaker.is_closed() { self.changes.next_due(now) } else { None };
         let join = (self.changes.live_queue().0)
             .map(|due| due + JOIN_AFTER)
@@ -439,16 +440,84 @@ impl TargetState {
         (self.changes.pending(), self.changes.background())
     }
 
+    /// Begins no batches until it is set back; what is under way goes on.
+    pub(super) fn pause(&mut self, paused: bool) -> bool {
+        std::mem::replace(&mut self.paused, paused) != paused
+    }
+
+    pub(super) fn id(&self) -> TargetId {
+        self.id
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// What failed at or beneath `path` is due at once, and a target that takes nothing is asked at once. Returns how
+    /// many marks and targets that are.
+    pub(super) fn retry(&mut self, now: Instant, path: &RelPath) -> usize {
+        let mut count = self.changes.retry(path);
+        if let Breaker::Open { failures, .. } = self.breaker {
+            self.breaker = Breaker::Open { until: now, failures };
+            count += 1;
+        }
+        count
+    }
+
+    /// Costs a look at every mark.
     pub(super) fn view(&self) -> TargetView {
+        let failed = |path: &&RelPath| self.changes.failures(path) > 0;
+        let mut room = LISTED_BYTES_MAX;
+        let letters = self.dead_letters.iter().filter(failed).take(LISTED_MAX).map(|path| self.letter(path));
         TargetView {
             target: self.id,
+            paused: self.paused,
             pending: self.changes.pending(),
             background: self.changes.background(),
+            in_flight: self.changes.in_flight(),
             batches: self.changes.batches(),
             oldest: self.changes.oldest(),
-            dead_letters: self.dead_letters.iter().filter(|path| self.changes.failures(path) > 0).count(),
-            paused: if self.breaker.is_closed() { None } else { self.paused_for.or(Some("probing")) },
+            dead_letters: self.dead_letters.iter().filter(failed).count(),
+            letters: letters
+                .take_while(|letter| {
+                    let size = letter.path.as_bytes().len() + letter.words.len();
+                    let fits = size <= room;
+                    room = room.saturating_sub(size);
+                    fits
+                })
+                .collect(),
+            trouble: if self.breaker.is_closed() { None } else { self.paused_for.clone() },
+            takes: self.breaker.is_closed(),
+            probing: matches!(self.breaker, Breaker::Probing { .. }),
+            failures: self.breaker.failures(),
+            retry_at: self.breaker.wake_at(),
             widened: self.changes.widened(),
+        }
+    }
+
+    fn letter(&self, path: &RelPath) -> LetterView {
+        let marks = self.changes.inspect(path);
+        LetterView {
+            path: path.clone(),
+            words: self.words.of(path).unwrap_or_default().to_owned(),
+            attempts: self.changes.failures(path),
+            retry_at: marks.pending.and_then(|mark| mark.due),
+        }
+    }
+
+    /// What is known of one path.
+    pub(super) fn explain(&self, path: &RelPath) -> PathOnTarget {
+        let failed = self.changes.failures(path) > 0;
+        PathOnTarget {
+            target: self.id,
+            marks: self.changes.inspect(path),
+            words: self.words.of(path).filter(|_| failed).map(str::to_owned),
+            dead_letter: failed && self.dead_letters.contains(path),
+            cause: match &self.paused_for {
+                _ if self.paused => Some(OPERATOR),
+                Some(trouble) if !self.breaker.is_closed() => Some(trouble.cause),
+                Some(_) | None => None,
+            },
         }
     }
 

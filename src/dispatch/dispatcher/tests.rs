@@ -145,7 +145,7 @@ fn a_target_that_is_away_is_left_alone_probed_and_goes_on_without_loss() {
     assert_eq!(bench.tick(), []);
     bench.mark(&[point("c")]);
     assert_eq!(bench.tick(), [], "what is due waits with the rest");
-    assert_eq!(bench.view(0).paused, Some("test"));
+    assert_eq!(bench.view(0).trouble.map(|trouble| trouble.cause), Some("test"));
 
     assert!(bench.sleep() <= SECOND);
     let probe = bench.one();
@@ -160,7 +160,7 @@ fn a_target_that_is_away_is_left_alone_probed_and_goes_on_without_loss() {
     let action = bench.one();
     assert_eq!(names(&action), ["a", "b", "c"]);
     bench.end(&action, done());
-    assert_eq!((bench.view(0).pending, bench.view(0).paused), (0, None));
+    assert_eq!((bench.view(0).pending, bench.view(0).trouble), (0, None));
 }
 
 #[test]
@@ -536,7 +536,7 @@ fn a_target_that_still_complains_of_missing_arguments_is_left_alone() {
         assert!(matches!(action.order, Order::Send { missing_args: false, .. }));
         bench.end(action, nothing(TroubleRemedy::DropMissingArgs));
     }
-    assert_eq!(bench.view(0).paused, Some("test"));
+    assert_eq!(bench.view(0).trouble.map(|trouble| trouble.cause), Some("test"));
     bench.sleep();
     let probe = bench.one();
     bench.end(&probe, nothing(TroubleRemedy::DropMissingArgs));

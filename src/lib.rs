@@ -23,6 +23,7 @@ pub mod dispatch;
 pub mod worker;
 pub mod checkpoint;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod lab;
 pub mod bench;

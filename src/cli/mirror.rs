@@ -127,12 +127,18 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
 
 /// The state folder of a source and its targets: the same command line finds the same folder.
 fn default_state(source: &Path, targets: &[TargetConfig]) -> Result<PathBuf, Failure> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .ok_or_else(|| Failure::wrong("neither XDG_STATE_HOME nor HOME is set: use --state DIR or --no-state"))?;
+    let base = state_base()?;
     let locations: Vec<OsString> = targets.iter().map(|target| target.location.argument()).collect();
     let texts = std::iter::once(source.as_os_str()).chain(locations.iter().map(OsString::as_os_str));
     let hash = crate::checkpoint::fingerprint(texts.map(OsStr::as_bytes));
-    Ok(base.join("fansync").join(format!("{hash:016x}")))
+    Ok(base.join(format!("{hash:016x}")))
+}
+
+/// Where the state folders of a user's mirrors are.
+pub fn state_base() -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("fansync"))
+        .ok_or_else(|| Failure::wrong("neither XDG_STATE_HOME nor HOME is set: use --state DIR or --no-state"))
 }

@@ -1,12 +1,15 @@
 //! The command line: arguments in, words for people and exit codes out.
 
 mod check;
+mod control;
+mod find;
 mod logging;
 mod mirror;
 mod preflight;
 mod report;
 mod run;
 mod serve;
+mod status;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,6 +34,18 @@ const EXIT_CODES: &str = "Exit codes:\n  0  done, or stopped by SIGTERM or SIGIN
                           configuration, or a target refuses what it is asked for\n\nFANSYNC_LOG sets the log level: \
                           error, warn, info (default), debug, trace.";
 
+const CONTROL_CODES: &str = "Exit codes:\n  0  done\n  1  failed, or no agent can be reached\n  2  wrong usage, or a name \
+                             that the agent does not know\n\nFANSYNC_LOG sets the log level: error, warn, info \
+                             (default), debug, trace.";
+
+const STATUS_CODES: &str = "Exit codes:\n  0  done: all is well\n  1  failed, or no agent can be reached\n  2  wrong \
+                            usage, or a name that the agent does not know\n  3  something is held, paused, failing or \
+                            degraded\n\nFANSYNC_LOG sets the log level: error, warn, info (default), debug, trace.";
+
+const WAIT_CODES: &str = "Exit codes:\n  0  done: everything that changed before is on the target\n  1  failed, or no \
+                          agent can be reached\n  2  wrong usage, or a name that the agent does not know\n  4  not \
+                          reached in time\n\nFANSYNC_LOG sets the log level: error, warn, info (default), debug, trace.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Mirror a directory to one or more targets until stopped, without a configuration file
@@ -53,6 +68,30 @@ enum Command {
         #[arg(long)]
         online: bool,
     },
+    /// Say how a running agent, its roots and its targets are
+    #[command(after_help = STATUS_CODES)]
+    Status(control::StatusArguments),
+    /// Return when everything that changed before this command is on the targets
+    #[command(after_help = WAIT_CODES)]
+    Wait(control::WaitArguments),
+    /// Begin no transfers until 'resume'; changes are kept
+    #[command(after_help = CONTROL_CODES)]
+    Pause(control::TargetArguments),
+    /// Take 'pause' back
+    #[command(after_help = CONTROL_CODES)]
+    Resume(control::TargetArguments),
+    /// Compare a path and everything beneath it with the targets, in the background
+    #[command(after_help = CONTROL_CODES)]
+    Rescan(control::RescanArguments),
+    /// Try now what failed and waits for its next turn
+    #[command(after_help = CONTROL_CODES)]
+    Retry(control::RetryArguments),
+    /// Let the deletes go that are held because they are so many
+    #[command(after_help = CONTROL_CODES)]
+    Approve(control::TargetArguments),
+    /// Say what is known of one path: which filter rule decides, and what waits or failed on each target
+    #[command(after_help = CONTROL_CODES)]
+    Explain(control::ExplainArguments),
     /// Measure first write to arrival on the target, beside one rsync of the same files
     #[command(after_help = EXIT_CODES)]
     Bench(crate::bench::BenchArguments),
@@ -80,6 +119,14 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Mirror(arguments) => mirror::mirror(&arguments),
         Command::Run { config } => run::run(&config),
         Command::Check { config, online } => check::check(&config, online),
+        Command::Status(arguments) => control::status(&arguments),
+        Command::Wait(arguments) => control::wait(&arguments),
+        Command::Pause(arguments) => control::pause(&arguments),
+        Command::Resume(arguments) => control::resume(&arguments),
+        Command::Rescan(arguments) => control::rescan(&arguments),
+        Command::Retry(arguments) => control::retry(&arguments),
+        Command::Approve(arguments) => control::approve(&arguments),
+        Command::Explain(arguments) => control::explain(&arguments),
         Command::Bench(arguments) => told(crate::bench::run(&arguments)),
         Command::Demo => told(crate::bench::demo::run()),
     };

@@ -68,7 +68,7 @@ fn open_checkpoint(state: &Path, roots: &[RootSetup]) -> Option<(Storage, Loaded
     }
 }
 
-/// Runs an agent until SIGTERM or SIGINT; a second signal ends it at once. Its state is kept in `state`.
+/// Runs an agent until SIGTERM or SIGINT; a second signal ends it at once. Its state is kept in `state`, whose lock is held.
 pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>) -> Result<(), Failure> {
     // The handlers come first: a signal during a long first walk must not leave anything behind.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
@@ -76,7 +76,13 @@ pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>) -> Result<(), Failure>
     poll.registry().register(&mut signals, Token(0), Interest::READABLE)?;
     let seed = u64::from(std::process::id());
     let checkpoint = state.and_then(|state| open_checkpoint(state, &roots));
-    let agent = Agent::start(roots, seed, checkpoint)?;
+    let mut agent = Agent::start(roots, seed, checkpoint)?;
+    if let Some(Err(error)) = state.map(|state| agent.open_control(state)) {
+        agent.stop();
+        agent.kill();
+        let _first_error_counts = agent.join();
+        return Err(error.into());
+    }
     let mut watcher = Watcher { said_at: clock::now(), done: false };
     wait(&mut poll, None, |_| {
         watcher.look(&agent);

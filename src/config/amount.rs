@@ -24,6 +24,18 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, AmountError> {
     parse(text, &DURATION_UNITS).map(Duration::from_millis)
 }
 
+/// Reads a duration of the command line, as in the file: `200ms`, `2s`, `10m` or `1h`.
+///
+/// # Errors
+/// What to write instead.
+pub fn duration_argument(text: &str) -> Result<Duration, &'static str> {
+    parse_duration(text).map_err(|error| match error {
+        AmountError::NoUnit => "add a unit: ms, s, m or h",
+        AmountError::Malformed => "write a number and a unit, such as 500ms, 30s, 10m or 1h",
+        AmountError::TooLarge => "too long",
+    })
+}
+
 /// Writes whole milliseconds so that [`parse_duration`] reads them again; a remainder below 1 ms is cut.
 pub(super) fn duration_text(duration: Duration) -> String {
     text(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS, "ms")

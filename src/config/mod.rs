@@ -18,6 +18,7 @@ mod environment;
 mod password;
 mod raw;
 
+pub use amount::duration_argument;
 pub use complaint::{Complaint, ConfigErrors, Positions};
 pub use environment::{EnvironmentProblem, Place, check_environment};
 pub use password::{PasswordFileError, check_password_file};

@@ -1,7 +1,7 @@
 //! Starting the threads of all roots, and ending them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,6 +11,8 @@ use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
 use super::checkpoint::{CheckpointEnd, CheckpointLoop, Keeper};
+use super::control::{ControlLoop, ControlStop, RootDesk};
+use super::desk::Desk;
 use super::inbox::{ErrandBox, Inbox};
 use super::lane::{Ending, LaneInbox, LaneLoop};
 use super::links::{LinkLoop, LinkSearch};
@@ -20,6 +22,7 @@ use super::shard::{ShardLoop, WAKE};
 use super::walkers::Walkers;
 use crate::change::{ChangeSetOptions, SettleOptions};
 use crate::checkpoint::{Loaded, SavedRoot, Storage};
+use crate::control::TargetName;
 use crate::dispatch::{Dispatcher, LaneId, TargetOptions};
 use crate::filter::Filter;
 use crate::plan::LinkTable;
@@ -121,6 +124,13 @@ pub enum AgentError {
 pub struct Agent {
     roots: Vec<RunningRoot>,
     checkpoint: Option<(JoinHandle<io::Result<()>>, Arc<CheckpointEnd>)>,
+    control: Option<RunningControl>,
+}
+
+#[derive(Debug)]
+struct RunningControl {
+    stop: ControlStop,
+    thread: JoinHandle<io::Result<()>>,
 }
 
 #[derive(Debug)]
@@ -134,6 +144,8 @@ struct RunningRoot {
     lanes: Vec<Arc<LaneInbox>>,
     links: Arc<LinkSearch>,
     walkers: Arc<Walkers>,
+    desk: Arc<Desk>,
+    targets: Vec<TargetName>,
     pipeline: Option<JoinHandle<io::Result<()>>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -155,7 +167,7 @@ impl Agent {
     /// # Errors
     /// The first root that cannot be started; what was started before is stopped again.
     pub fn start(roots: Vec<RootSetup>, seed: u64, checkpoint: Option<(Storage, Loaded)>) -> Result<Self, AgentError> {
-        let mut agent = Self { roots: Vec::new(), checkpoint: None };
+        let mut agent = Self { roots: Vec::new(), checkpoint: None, control: None };
         let mut loaded = Loaded::default();
         let mut keepers = Vec::new();
         if let Some((storage, found)) = checkpoint {
@@ -185,6 +197,18 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Opens the control socket in the state folder, whose lock the caller holds.
+    ///
+    /// # Errors
+    /// When the socket or its thread cannot be made.
+    pub fn open_control(&mut self, state_dir: &Path) -> Result<(), AgentError> {
+        let desks = self.roots.iter().map(RunningRoot::desk).collect();
+        let (control, stop) = ControlLoop::open(state_dir, desks).map_err(resources("the control socket"))?;
+        let thread = spawn("control".to_owned(), move || control.run())?;
+        self.control = Some(RunningControl { stop, thread });
+        Ok(())
+    }
+
     /// What every root says of itself.
     #[must_use]
     pub fn status(&self) -> Vec<(String, RootStatus)> {
@@ -202,7 +226,9 @@ impl Agent {
     pub fn is_broken(&self) -> bool {
         // The thread of the checkpoint ends only when it is told to, and is told so in `join`.
         let checkpoint = self.checkpoint.as_ref().is_some_and(|(thread, _)| thread.is_finished());
+        let control = self.control.as_ref();
         checkpoint
+            || control.is_some_and(|control| !control.stop.is_stopped() && control.thread.is_finished())
             || self.roots.iter().any(|root| {
                 !root.stop.load(Ordering::Acquire)
                     && root.threads.iter().chain(&root.pipeline).any(JoinHandle::is_finished)
@@ -217,7 +243,8 @@ impl Agent {
         let checkpoint = self.checkpoint.into_iter().map(|(thread, _)| thread);
         let threads = self.roots.into_iter().flat_map(|root| root.threads.into_iter().chain(root.pipeline));
         let threads = threads.chain(checkpoint);
-        let Some(thread) = threads.into_iter().find(JoinHandle::is_finished) else {
+        let mut threads = threads.chain(self.control.map(|control| control.thread));
+        let Some(thread) = threads.find(JoinHandle::is_finished) else {
             return AgentError::Resources { what: "the agent", error: io::Error::other("a thread ended") };
         };
         let name = thread.thread().name().unwrap_or("unnamed").to_owned();
@@ -228,6 +255,9 @@ impl Agent {
 
     /// Takes no further batches; those in flight go on.
     pub fn stop(&self) {
+        if let Some(control) = &self.control {
+            control.stop.stop();
+        }
         for root in &self.roots {
             root.stop.store(true, Ordering::Release);
             root.inbox.wake();
@@ -280,6 +310,9 @@ impl Agent {
                 first = Err(AgentError::Thread { thread: name, error });
             }
         };
+        if let Some(control) = self.control.take() {
+            join(control.thread);
+        }
         for root in &mut self.roots {
             if let Some(pipeline) = root.pipeline.take() {
                 join(pipeline);
@@ -297,6 +330,21 @@ impl Agent {
             join(thread);
         }
         first
+    }
+}
+
+impl RunningRoot {
+    /// What the control thread needs of it.
+    fn desk(&self) -> RootDesk {
+        RootDesk {
+            name: self.name.clone(),
+            path: self.source.path.clone(),
+            targets: self.targets.clone(),
+            source: Arc::clone(&self.source),
+            inbox: Arc::clone(&self.inbox),
+            desk: Arc::clone(&self.desk),
+            open: 0,
+        }
     }
 }
 
@@ -385,11 +433,13 @@ fn start_root(
             changes: ChangeSetOptions { settle: root.settle, marks_max: target.backlog, saved: saver.is_some() },
         })
         .collect();
+    let desk = Desk::new();
     let pipeline = Pipeline {
         source: Arc::clone(&source),
         dispatcher: Dispatcher::new(&options, seed),
         poll,
         inbox: Arc::clone(&inbox),
+        desk: Arc::clone(&desk),
         lanes: lanes.clone(),
         logs: root.targets.iter().map(|target| TargetLog::new(target.name.clone())).collect(),
         status: Arc::clone(&status),
@@ -445,7 +495,13 @@ fn start_root(
         lanes: lanes.into_iter().flatten().collect(),
         links: search,
         walkers,
+        desk,
+        targets: root.targets.iter().map(target_name).collect(),
         pipeline: Some(pipeline),
         threads,
     })
+}
+
+fn target_name(target: &TargetSetup) -> TargetName {
+    TargetName { name: target.name.clone(), url: target.transport.location.to_string() }
 }

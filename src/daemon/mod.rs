@@ -5,12 +5,16 @@
 
 mod agent;
 mod checkpoint;
+mod clients;
+mod control;
+mod desk;
 mod inbox;
 mod lane;
 mod links;
 mod pipeline;
 mod saver;
 mod shard;
+mod status;
 mod walkers;
 
 pub use agent::{Agent, AgentError, RootSetup, TargetSetup};

@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use parking_lot::Mutex;
 
+use super::desk::Desk;
 use super::inbox::{ErrandBox, Inbox};
 use super::lane::LaneInbox;
 use super::saver::{Resume, Saver};
@@ -110,6 +111,7 @@ pub(super) struct Pipeline {
     pub dispatcher: Dispatcher,
     pub poll: Poll,
     pub inbox: Arc<Inbox>,
+    pub desk: Arc<Desk>,
     pub lanes: Vec<Vec<Arc<LaneInbox>>>,
     pub logs: Vec<TargetLog>,
     pub status: Arc<Mutex<RootStatus>>,
@@ -172,6 +174,7 @@ impl Pipeline {
                 }
                 untold = true;
             }
+            self.attend(now, live);
             for action in self.dispatcher.on_tick(now.instant) {
                 self.lanes[usize::from(action.target.0)][usize::from(action.lane.0)].order(action.order);
             }
@@ -252,7 +255,7 @@ impl Pipeline {
         );
     }
 
-    fn publish(&mut self, now: Instant, live: bool) {
+    pub(super) fn publish(&mut self, now: Instant, live: bool) {
         let mut targets = Vec::with_capacity(self.logs.len());
         for (log, (pending, background)) in self.logs.iter_mut().zip(self.dispatcher.progress()) {
             if live && !log.compared && background == 0 && self.walkers.is_restarted() {

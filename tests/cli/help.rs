@@ -5,7 +5,11 @@ use crate::bench::Bench;
 #[test]
 fn help_of_every_subcommand_names_its_exit_codes() {
     let bench = Bench::new();
-    let subcommands = ["mirror", "run", "check", "bench", "demo"].map(|name| vec![name, "--help"]);
+    let subcommands = [
+        "mirror", "run", "check", "status", "wait", "pause", "resume", "rescan", "retry", "approve", "explain",
+        "bench", "demo",
+    ]
+    .map(|name| vec![name, "--help"]);
     for arguments in std::iter::once(vec!["--help"]).chain(subcommands) {
         let finished = bench.finish(bench.fansync(&arguments));
         assert_eq!(finished.code, Some(0), "{arguments:?}: {}", finished.stderr);
@@ -32,7 +36,11 @@ fn help_is_listed_for_every_subcommand_of_the_program() {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     // A new subcommand belongs into the test above too.
-    assert_eq!(listed, ["mirror", "run", "check", "bench", "demo", "help"]);
+    let expected = [
+        "mirror", "run", "check", "status", "wait", "pause", "resume", "rescan", "retry", "approve", "explain",
+        "bench", "demo", "help",
+    ];
+    assert_eq!(listed, expected);
 }
 
 #[test]

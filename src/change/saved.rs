@@ -30,6 +30,8 @@ pub struct SavedMark {
     pub derived: bool,
     /// For the large lane.
     pub large: bool,
+    /// It was under way, so the target may hold a part of it.
+    pub sent: bool,
 }
 
 /// A difference: the record of this key is now this one, or none.

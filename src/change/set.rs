@@ -499,6 +499,7 @@ impl ChangeSet {
             attempts: pending.attempts,
             derived: pending.derived,
             large: pending.large,
+            sent: false,
         });
         let flight = value.flight.as_ref().map(|flight| SavedMark {
             path: self.trie.path(node),
@@ -510,6 +511,7 @@ impl ChangeSet {
             attempts: flight.attempts,
             derived: flight.derived,
             large: flight.large,
+            sent: true,
         });
         // What is under way is not there yet: after a restart it is sent again, together with what came since.
         Some(match (pending, flight) {
@@ -524,13 +526,29 @@ impl ChangeSet {
                 attempts: pending.attempts.max(flight.attempts),
                 derived: pending.derived && flight.derived,
                 large: pending.large || flight.large,
+                sent: true,
                 path: pending.path,
             },
         })
     }
 
     /// Takes back a mark that was kept. It is as old as it was, has failed as often, and may go at once.
+    ///
+    /// Where a file was under way, its directory is listed too, in the background: a receiver that was killed leaves what it
+    /// had of the file under a name of its own (notes/rsync.md 8).
     pub fn restore(&mut self, now: Now, saved: &SavedMark) {
+        self.restore_mark(now, saved);
+        if saved.sent
+            && saved.kind == MarkKind::Point
+            && let Some(parent) = saved.path.parent()
+        {
+            let mut mark = Mark::new(parent, MarkKind::Listing).priority(Priority::Background);
+            mark.changes_names = false;
+            self.mark(now, &mark);
+        }
+    }
+
+    fn restore_mark(&mut self, now: Now, saved: &SavedMark) {
         self.sequence += 1;
         let mut mark = Mark::new(saved.path.clone(), saved.kind).content(saved.content).priority(saved.priority);
         mark.changes_names = false;

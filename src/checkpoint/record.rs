@@ -15,6 +15,7 @@ const ROOT: u8 = 1;
 
 const DERIVED: u8 = 1;
 const LARGE: u8 = 2;
+const SENT: u8 = 4;
 
 /// Longest text in a record of a root. Unit: bytes.
 const TEXT_MAX: usize = 255;
@@ -59,7 +60,7 @@ pub fn encode_mark(mark: &SavedMark) -> Vec<u8> {
         Priority::Live => 0,
         Priority::Background => 1,
     });
-    bytes.push(u8::from(mark.derived) * DERIVED + u8::from(mark.large) * LARGE);
+    bytes.push(u8::from(mark.derived) * DERIVED + u8::from(mark.large) * LARGE + u8::from(mark.sent) * SENT);
     encode_content(mark.content, &mut bytes);
     encode_content(mark.least, &mut bytes);
     bytes.extend(mark.first.0.to_le_bytes());
@@ -88,7 +89,7 @@ pub fn decode_mark(bytes: &[u8]) -> Result<SavedMark, DamagedRecord> {
         value => return Err(DamagedRecord::Value { what: "a priority", value }),
     };
     let flags = reader.byte()?;
-    if flags > DERIVED + LARGE {
+    if flags > DERIVED + LARGE + SENT {
         return Err(DamagedRecord::Value { what: "the flags of a mark", value: flags });
     }
     let content = reader.content()?;
@@ -96,8 +97,8 @@ pub fn decode_mark(bytes: &[u8]) -> Result<SavedMark, DamagedRecord> {
     let first = WallTime(i64::from_le_bytes(reader.array()?));
     let attempts = u32::from_le_bytes(reader.array()?);
     let path = RelPath::parse(reader.bytes).map_err(|_| DamagedRecord::Path)?;
-    let (derived, large) = (flags & DERIVED != 0, flags & LARGE != 0);
-    Ok(SavedMark { path, kind, content, least, priority, first, attempts, derived, large })
+    let [derived, large, sent] = [DERIVED, LARGE, SENT].map(|flag| flags & flag != 0);
+    Ok(SavedMark { path, kind, content, least, priority, first, attempts, derived, large, sent })
 }
 
 fn encode_content(content: Content, bytes: &mut Vec<u8>) {
@@ -217,10 +218,11 @@ mod tests {
         fn a_mark_comes_back_as_it_was(
             path in path(), kind in 0..4_usize, content in content(), least in content(), live in any::<bool>(),
             first in any::<i64>(), attempts in any::<u32>(), derived in any::<bool>(), large in any::<bool>(),
+            sent in any::<bool>(),
         ) {
             let kind = [MarkKind::Attributes, MarkKind::Point, MarkKind::Listing, MarkKind::Subtree][kind];
             let priority = if live { Priority::Live } else { Priority::Background };
-            let mark = SavedMark { path, kind, content, least, priority, first: WallTime(first), attempts, derived, large };
+            let mark = SavedMark { path, kind, content, least, priority, first: WallTime(first), attempts, derived, large, sent };
             prop_assert_eq!(decode_mark(&encode_mark(&mark)), Ok(mark));
         }
 

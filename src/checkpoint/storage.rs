@@ -450,6 +450,7 @@ mod tests {
             attempts: 0,
             derived: false,
             large: false,
+            sent: false,
         }
     }
 

@@ -354,7 +354,7 @@ fn start_root(
     keeper: Option<Arc<Keeper>>,
     saved: Option<SavedRoot>,
 ) -> Result<RunningRoot, AgentError> {
-    let started = clock::now();
+    let (started, started_wall) = (clock::now(), clock::coarse_now());
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
     let source = Arc::new(source.with_slack(root.slack));
@@ -445,6 +445,7 @@ fn start_root(
         status: Arc::clone(&status),
         stop: Arc::clone(&stop),
         started,
+        started_wall,
         walkers: Arc::clone(&walkers),
         errands: errands.clone(),
         clock_watch,

@@ -117,6 +117,7 @@ pub(super) struct Pipeline {
     pub status: Arc<Mutex<RootStatus>>,
     pub stop: Arc<AtomicBool>,
     pub started: Instant,
+    pub started_wall: WallTime,
     pub walkers: Arc<Walkers>,
     pub errands: Vec<Arc<ErrandBox>>,
     pub clock_watch: ClockWatch,
@@ -165,7 +166,7 @@ impl Pipeline {
                 self.dispatcher.on_marks(now, &marks);
                 untold = true;
             }
-            if live && restarted {
+            if live && restarted && told.is_some() {
                 self.watermark = told;
             }
             while let Some((target, lane, report)) = self.inbox.reports.pop() {
@@ -214,7 +215,8 @@ impl Pipeline {
     /// The real-time clock was set: ctimes of before and after cannot be compared.
     fn on_clock_set(&mut self, now: Now) {
         tracing::warn!(root = self.source.name, "the system clock was set: comparing everything in the background");
-        self.watermark = None;
+        // Whatever is older is under the mark on everything.
+        self.watermark = Some(now.wall);
         self.inbox.forget_watermarks();
         for errands in &self.errands {
             errands.clock_was_set();
@@ -231,8 +233,9 @@ impl Pipeline {
             errands.wake();
         }
         let since = self.resume.begin(now, &mut self.dispatcher);
+        // Without one, whatever is older than this moment is under the mark on everything.
+        self.watermark = Some(since.unwrap_or(self.started_wall));
         if let Some(since) = since {
-            self.watermark = Some(since);
             let scope =
                 Scope { path: RelPath::root(), recursive: true, since: since.minus(self.source.slack), known: false };
             self.walkers.ask(Asker::Restart, vec![scope]);

@@ -110,7 +110,9 @@ impl Simulation {
         self.flying.clear();
         self.set = ChangeSet::new(self.set.options);
         let now = self.now();
-        for saved in self.disk.values() {
+        for saved in self.disk.values_mut() {
+            // The listings that clean up behind a killed receiver are asked for beside the marks.
+            saved.sent = false;
             self.set.restore(now, saved);
         }
         assert!(self.set.pending() <= self.marks_max, "seed {}: {} wait", self.seed, self.set.pending());

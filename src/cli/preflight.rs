@@ -127,7 +127,8 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                     quiet_open: root.settle.quiet_open,
                     max: root.settle.max,
                 },
-                slack: slack(),
+                slack: for_tests("FANSYNC_TEST_SLACK_MS").unwrap_or(CTIME_SLACK),
+                unwatched_pause: for_tests("FANSYNC_TEST_UNWATCHED_MS"),
                 fingerprint: fingerprint(root),
                 targets: root.targets.iter().map(|target| target_setup(config, root, target)).collect(),
             })
@@ -141,11 +142,10 @@ fn fingerprint(root: &RootConfig) -> u64 {
     checkpoint::fingerprint(root.filters.iter().map(Vec::as_slice).chain([options.as_bytes()]))
 }
 
-/// The slack of rescans. For tests of the whole agent, whose trees are younger than it, `FANSYNC_TEST_SLACK_MS` sets
-/// another one.
-fn slack() -> Duration {
-    let chosen = std::env::var("FANSYNC_TEST_SLACK_MS").ok().and_then(|text| text.parse().ok());
-    chosen.map_or(CTIME_SLACK, Duration::from_millis)
+/// A time in milliseconds from the environment, for tests of the whole agent, whose trees are younger than the slack of
+/// rescans and who cannot wait for minutes.
+fn for_tests(variable: &str) -> Option<Duration> {
+    std::env::var(variable).ok()?.parse().ok().map(Duration::from_millis)
 }
 
 fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> TargetSetup {

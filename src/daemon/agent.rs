@@ -57,6 +57,8 @@ pub struct RootSetup {
     pub settle: SettleOptions,
     /// How much further than the watermark a rescan looks back.
     pub slack: Duration,
+    /// How often directories without a watch are looked through; `None`: as usual.
+    pub unwatched_pause: Option<Duration>,
     /// Of all that decides what a target should hold: when it changes, everything is compared.
     pub fingerprint: u64,
     /// Where it is sent.
@@ -357,7 +359,8 @@ fn start_root(
     let (started, started_wall) = (clock::now(), clock::coarse_now());
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
-    let source = Arc::new(source.with_slack(root.slack));
+    let unwatched_pause = root.unwatched_pause.unwrap_or(source.unwatched_pause);
+    let source = Arc::new(source.with_slack(root.slack).with_unwatched_pause(unwatched_pause));
     let locations: Vec<String> = root.targets.iter().map(|target| target.transport.location.to_string()).collect();
     let facts = saver::facts(&source, root.fingerprint).map_err(resources("the identity of the root"))?;
     let resume = match keeper {

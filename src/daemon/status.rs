@@ -50,6 +50,10 @@ pub(super) fn root(root: &RootDesk, part: ViewPart) -> RootStatus {
                 .to_owned(),
         });
     }
+    if let Some(error) = &status.checkpoint_error {
+        let words = format!("the checkpoint cannot be written ({error}): free space for the state folder");
+        degraded.push(Degraded { reason: "checkpoint".to_owned(), count: 1, words });
+    }
     let state = match (&view.held, view.paused, status.live) {
         (Some(_), ..) => "held",
         (None, true, _) => "paused",

@@ -33,7 +33,7 @@ pub struct ShardId(pub u16);
 /// the halves of a rename were at most 1.1 ms apart (notes/kernel.md 1.4); late is harmless, it costs a second walk.
 const DEPARTED_WAIT: Duration = Duration::from_millis(100);
 
-/// How often directories without a watch are compared, and tried again. Unit: time.
+/// How often directories without a watch are looked through, and tried again. Unit: time.
 const UNWATCHED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Between two looks for the oldest of the directories without a watch: they are only ever replaced by younger ones, so an
@@ -66,6 +66,8 @@ pub struct Source<G = OwnedFd> {
     pub one_file_system: bool,
     /// What is kept the same.
     pub filter: Filter,
+    /// How often directories without a watch are looked through, and tried again.
+    pub unwatched_pause: Duration,
     /// How far before its event a ctime may lie, and so how much further than the watermark a rescan looks back.
     pub slack: Duration,
     unsettled: AtomicI64,
@@ -123,6 +125,7 @@ impl<G: Ground> Source<G> {
             device: identity.device,
             one_file_system,
             filter,
+            unwatched_pause: UNWATCHED_PAUSE,
             slack: CTIME_SLACK,
             // The trunk's first look at the root is the first thing to be settled.
             unsettled: AtomicI64::new(1),
@@ -137,6 +140,13 @@ impl<G: Ground> Source<G> {
     #[must_use]
     pub fn with_slack(mut self, slack: Duration) -> Self {
         self.slack = slack;
+        self
+    }
+
+    /// The same with another pause for directories without a watch; for tests.
+    #[must_use]
+    pub fn with_unwatched_pause(mut self, pause: Duration) -> Self {
+        self.unwatched_pause = pause;
         self
     }
 
@@ -571,12 +581,14 @@ impl<G: Ground> Shard<G> {
                 root = self.source.name,
                 path = %path,
                 %error,
-                "degraded: cannot watch a directory; it and others like it are compared every minute instead \
+                "degraded: cannot watch a directory; it and others like it are looked through every minute instead \
                  (raise fs.inotify.max_user_watches if that is the reason, see sysctl/)"
             );
         }
-        let unwatched =
-            Unwatched { deadline: self.source.root.now() + UNWATCHED_PAUSE, since: self.source.root.coarse_now() };
+        let unwatched = Unwatched {
+            deadline: self.source.root.now() + self.source.unwatched_pause,
+            since: self.source.root.coarse_now(),
+        };
         let counted = &self.source.counters.unwatched;
         self.unwatched.entry(path).and_modify(|known| known.deadline = unwatched.deadline).or_insert_with(|| {
             counted.fetch_add(1, Ordering::Relaxed);

@@ -364,7 +364,7 @@ fn start_root(
     let locations: Vec<String> = root.targets.iter().map(|target| target.transport.location.to_string()).collect();
     let facts = saver::facts(&source, root.fingerprint).map_err(resources("the identity of the root"))?;
     let resume = match keeper {
-        Some(_) => Resume::from(saved, &facts, &locations),
+        Some(_) => Resume::from(saved, &facts, &locations, source.ctimes_tell),
         None => Resume::cold("no state is kept", locations.len()),
     };
     let saver = keeper.map(|keeper| Saver::new(keeper, root.name.clone(), facts, locations));

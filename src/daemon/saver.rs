@@ -46,8 +46,13 @@ impl Resume {
     }
 
     /// From what the run before left.
-    pub(super) fn from(saved: Option<SavedRoot>, facts: &Facts, locations: &[String]) -> Self {
-        let start = checkpoint::decide(saved.as_ref().map(|saved| &saved.record), facts);
+    pub(super) fn from(saved: Option<SavedRoot>, facts: &Facts, locations: &[String], ctimes_tell: bool) -> Self {
+        let start = match checkpoint::decide(saved.as_ref().map(|saved| &saved.record), facts) {
+            Start::Warm { .. } if !ctimes_tell => {
+                Start::Cold { reason: "the file system's stamps are another machine's" }
+            }
+            start => start,
+        };
         let Some(mut saved) = saved else {
             return Self { start, targets: vec![None; locations.len()], entries_before: None };
         };

@@ -60,6 +60,14 @@ pub(super) struct ShardLoop {
     pub owed: u64,
 }
 
+/// All of a scope, whatever its ctimes say.
+fn compare(scope: LostScope) -> Mark {
+    let kind = if scope.recursive { MarkKind::Subtree } else { MarkKind::Listing };
+    let mut mark = Mark::new(scope.path, kind).priority(Priority::Background);
+    mark.changes_names = false;
+    mark
+}
+
 impl ShardLoop {
     /// Runs until it is told to stop.
     ///
@@ -148,10 +156,14 @@ impl ShardLoop {
     /// Marks first, then the errands that were made after them (see [`Shard`]).
     fn hand_over(&mut self) {
         for loss in self.shard.losses() {
-            self.owed += 1;
+            if !self.source.ctimes_tell {
+                self.kept.extend(loss.scopes.into_iter().map(compare));
+                continue;
+            }
             let known = loss.reason == LossReason::Overflow;
             let scope = |LostScope { path, recursive, since }| Scope { path, recursive, since, known };
             let scopes = loss.scopes.into_iter().map(scope).collect();
+            self.owed += 1;
             self.walkers.ask(Asker::Shard(loss.reason, self.shard.id()), scopes);
         }
         self.kept.extend(self.shard.marks());

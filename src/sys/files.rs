@@ -160,6 +160,32 @@ pub fn file_system_of(fd: impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::fstatvfs(fd)?.f_fsid)
 }
 
+/// Network file systems and those in user space, by `f_type` of statfs(2): their stamps are those of a server's clock, or of a
+/// cache, or whatever a program says.
+const STAMPED_ELSEWHERE: [u32; 11] = [
+    0x0000_6969, // nfs
+    0xff53_4d42, // cifs
+    0xfe53_4d42, // smb2, smb3
+    0x0000_517b, // smb
+    0x6573_5546, // fuse
+    0x0102_1997, // 9p
+    0x00c3_6400, // ceph
+    0x5346_414f, // afs (openafs)
+    0x6b41_4653, // afs (kernel)
+    0x0bd0_0bd0, // lustre
+    0x0116_1970, // gfs2
+];
+
+/// Whether a ctime on this file system tells what changed since a moment of this machine's clock (notes/kernel.md 7.2).
+///
+/// # Errors
+/// Those of statfs(2).
+pub fn ctimes_tell(fd: impl AsFd) -> io::Result<bool> {
+    // The type is a 32-bit magic number in a field whose width and sign differ between architectures.
+    let magic = rustix::fs::fstatfs(fd)?.f_type & 0xffff_ffff;
+    Ok(!STAMPED_ELSEWHERE.iter().any(|other| i64::from(*other) == i64::from(magic)))
+}
+
 /// Lists an open directory, calling `each` for every entry but `.` and `..`, in the kernel's order.
 ///
 /// # Errors
@@ -180,4 +206,21 @@ pub fn list(directory: impl AsFd, mut each: impl FnMut(&[u8], Option<EntryType>,
         each(name, entry_type, entry.ino());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn local_stamps_tell_and_those_of_proc_do_too() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert!(ctimes_tell(open_root(scratch.path()).unwrap()).unwrap());
+        assert!(ctimes_tell(open_root(std::path::Path::new("/proc")).unwrap()).unwrap());
+        let fuse = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounted = fuse.lines().find(|line| line.contains(" - fuse"));
+        if let Some(path) = mounted.and_then(|line| line.split(' ').nth(4)) {
+            assert!(!ctimes_tell(open_root(std::path::Path::new(path)).unwrap()).unwrap());
+        }
+    }
 }

@@ -66,6 +66,9 @@ pub struct Source<G = OwnedFd> {
     pub one_file_system: bool,
     /// What is kept the same.
     pub filter: Filter,
+    /// Ctimes tell what changed since a moment: not so on network file systems. Where they do not, what was lost is
+    /// compared in full.
+    pub ctimes_tell: bool,
     /// How often directories without a watch are looked through, and tried again.
     pub unwatched_pause: Duration,
     /// How far before its event a ctime may lie, and so how much further than the watermark a rescan looks back.
@@ -103,10 +106,12 @@ impl Source {
     /// Opens the root at `path`.
     ///
     /// # Errors
-    /// Those of open(2) and statx(2).
+    /// Those of open(2), statx(2) and statfs(2).
     pub fn open(name: &str, path: PathBuf, one_file_system: bool, filter: Filter) -> io::Result<Self> {
         let root = files::open_root(&path)?;
-        Self::of_root(name, path, root, one_file_system, filter)
+        let ctimes_tell = files::ctimes_tell(&root)?;
+        let source = Self::of_root(name, path, root, one_file_system, filter)?;
+        Ok(Self { ctimes_tell, ..source })
     }
 }
 
@@ -125,6 +130,7 @@ impl<G: Ground> Source<G> {
             device: identity.device,
             one_file_system,
             filter,
+            ctimes_tell: true,
             unwatched_pause: UNWATCHED_PAUSE,
             slack: CTIME_SLACK,
             // The trunk's first look at the root is the first thing to be settled.

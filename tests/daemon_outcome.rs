@@ -503,10 +503,16 @@ fn a_full_target_is_paused_for_long() {
         return;
     }
     write(bench.source().join("big"), &[b'b'; 3_000_000]);
+    write(bench.source().join("small"), b"s");
     let daemon = bench.daemon(&DaemonOptions::default());
     let slow = Remedy::PauseTarget { pace: Pace::Slow };
-    assert_nothing(&bench.batch(daemon.url(), &[b"big"]).run(), Cause::TargetFull, slow);
-    assert_nothing(&bench.batch(bench.destination(), &[b"big"]).run(), Cause::TargetFull, slow);
+    for target in [OsString::from(daemon.url()), bench.destination().into_os_string()] {
+        let verdict = bench.batch(target, &[b"big", b"small"]).run();
+        let Applied::EndedBy(failed) = &verdict.applied else { panic!("{verdict:?}") };
+        let failed: Vec<_> = failed.iter().map(|one| (one.path.as_bytes(), one.why)).collect();
+        assert_eq!(failed, [(&b"big"[..], PathCause::NoSpace)]);
+        assert_eq!((verdict.cause, verdict.remedy), (Cause::TargetFull, slow));
+    }
     drop(daemon);
 }
 

@@ -117,6 +117,8 @@ pub enum Fate {
         /// Whether the large lane shall take it.
         large: bool,
     },
+    /// The same, and what else is due now goes first.
+    Behind,
     /// The path failed: pending again, not before this moment.
     Retry {
         /// When at the earliest.
@@ -859,10 +861,38 @@ impl ChangeSet {
         self.trial += 1;
     }
 
+    /// The last failure of what waits at `path` was not its own: as if it had not happened.
+    pub fn absolve(&mut self, path: &RelPath) {
+        let Some(node) = self.trie.find(path) else { return };
+        if let Some(mut pending) = self.remove_pending(node) {
+            pending.attempts = pending.attempts.saturating_sub(1);
+            pending.times.not_before = None;
+            self.insert_pending(node, pending);
+        }
+    }
+
     /// Marks of a batch under way, without those that were released.
     #[must_use]
     pub fn marks_in(&self, batch: BatchId) -> usize {
         self.batches.get(&batch).map_or(0, |batch| batch.nodes.len())
+    }
+
+    /// What waits at `path` after a failure waits no longer.
+    pub fn hurry(&mut self, path: &RelPath) {
+        let Some(node) = self.trie.find(path) else { return };
+        if let Some(mut pending) = self.remove_pending(node) {
+            pending.times.not_before = None;
+            self.insert_pending(node, pending);
+        }
+    }
+
+    /// The path of a batch under way that has one mark.
+    #[must_use]
+    pub fn only_path(&self, batch: BatchId) -> Option<RelPath> {
+        match self.batches.get(&batch)?.nodes[..] {
+            [node] => Some(self.trie.path(node)),
+            _ => None,
+        }
     }
 
     /// Failures so far of what waits or is under way at `path`.
@@ -906,6 +936,7 @@ impl ChangeSet {
                 return self.trie.prune(node);
             }
             Fate::Again { large } => (None, flight.company, large || flight.large, flight.attempts),
+            Fate::Behind => (Some(now.instant), flight.company, flight.large, flight.attempts),
             Fate::Split => (None, self.at_most(half), flight.large, flight.attempts),
             Fate::Retry { not_before, alone } => {
                 let company = if alone { self.at_most(1) } else { flight.company };

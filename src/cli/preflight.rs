@@ -11,6 +11,7 @@ use crate::change::{CTIME_SLACK, SettleOptions};
 use crate::checkpoint;
 use crate::config::{Config, RootConfig, TargetConfig};
 use crate::daemon::{RootSetup, TargetSetup};
+use crate::dispatch::Haste;
 use crate::filter::Filter;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
@@ -129,6 +130,7 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                 },
                 slack: for_tests("FANSYNC_TEST_SLACK_MS").unwrap_or(CTIME_SLACK),
                 unwatched_pause: for_tests("FANSYNC_TEST_UNWATCHED_MS"),
+                haste: haste(),
                 fingerprint: fingerprint(root),
                 targets: root.targets.iter().map(|target| target_setup(config, root, target)).collect(),
             })
@@ -146,6 +148,12 @@ fn fingerprint(root: &RootConfig) -> u64 {
 /// rescans and who cannot wait for minutes.
 fn for_tests(variable: &str) -> Option<Duration> {
     std::env::var(variable).ok()?.parse().ok().map(Duration::from_millis)
+}
+
+/// For tests of the whole agent `FANSYNC_TEST_HASTE` divides all pauses after a failure.
+fn haste() -> Haste {
+    let chosen = std::env::var("FANSYNC_TEST_HASTE").ok().and_then(|text| text.parse().ok());
+    chosen.map_or(Haste::NONE, Haste)
 }
 
 fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> TargetSetup {
@@ -201,7 +209,7 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
             let shown = shown(target);
             let answer = match shipper.ask(&mut around) {
                 Err(trouble) => Answer::Away(sentence(&shown, trouble.cause, &trouble.words, trouble.hint)),
-                Ok(verdict) if verdict.applied != Applied::Nothing => Answer::Well,
+                Ok(verdict) if !matches!(verdict.applied, Applied::Nothing | Applied::EndedBy(_)) => Answer::Well,
                 Ok(verdict) => {
                     let text = sentence(&shown, verdict.cause.name(), &verdict.words, verdict.cause.hint());
                     if verdict.remedy == Remedy::StopTarget { Answer::Refuses(text) } else { Answer::Away(text) }

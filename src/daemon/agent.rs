@@ -23,7 +23,7 @@ use super::walkers::Walkers;
 use crate::change::{ChangeSetOptions, SettleOptions};
 use crate::checkpoint::{Loaded, SavedRoot, Storage};
 use crate::control::TargetName;
-use crate::dispatch::{Dispatcher, LaneId, TargetOptions};
+use crate::dispatch::{Dispatcher, Haste, LaneId, TargetOptions};
 use crate::filter::Filter;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
@@ -59,6 +59,8 @@ pub struct RootSetup {
     pub slack: Duration,
     /// How often directories without a watch are looked through; `None`: as usual.
     pub unwatched_pause: Option<Duration>,
+    /// By what pauses after a failure are divided.
+    pub haste: Haste,
     /// Of all that decides what a target should hold: when it changes, everything is compared.
     pub fingerprint: u64,
     /// Where it is sent.
@@ -439,7 +441,7 @@ fn start_root(
     let desk = Desk::new();
     let pipeline = Pipeline {
         source: Arc::clone(&source),
-        dispatcher: Dispatcher::new(&options, seed),
+        dispatcher: Dispatcher::new(&options, seed).with_haste(root.haste),
         poll,
         inbox: Arc::clone(&inbox),
         desk: Arc::clone(&desk),

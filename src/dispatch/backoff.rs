@@ -1,5 +1,6 @@
 //! Pauses that grow, with full jitter, so that many agents do not knock at one door at once.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// A growing pause.
@@ -18,6 +19,19 @@ impl Backoff {
         let doublings = failures.saturating_sub(1).min(20);
         let bound = self.base.saturating_mul(1 << doublings).min(self.max);
         bound.mul_f64(0.1 + 0.9 * rng.f64())
+    }
+}
+
+/// By what all pauses are divided. Only tests of the whole agent are in haste.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Haste(pub NonZeroU32);
+
+impl Haste {
+    /// Pauses are as long as they should be.
+    pub const NONE: Self = Self(NonZeroU32::MIN);
+
+    pub(super) fn shorten(self, pause: Duration) -> Duration {
+        pause / self.0.get()
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Haste};
 
 /// How long a paused target is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pace {
-    /// It was reachable a moment ago: ask what is wrong at once.
+    /// It was reachable a moment ago: ask what is wrong at once, and like [`Self::Soon`] when that has not helped.
     Now,
     /// It may be back any moment: 0.2 s to 10 s.
     Soon,
@@ -17,15 +17,20 @@ pub enum Pace {
     Slow,
 }
 
+/// Failures in a row that are answered by a probe at once. Why 3: a daemon that was started again, and one batch that
+/// it did not like; a target whose probes go well and whose batches do not must not be knocked at without end.
+const AT_ONCE_MAX: u32 = 3;
+
 impl Pace {
-    fn backoff(self) -> Backoff {
+    fn pause(self, failures: u32, rng: &mut fastrand::Rng) -> Duration {
         let (base, max) = match self {
-            Self::Now => (Duration::ZERO, Duration::ZERO),
+            Self::Now if failures <= AT_ONCE_MAX => return Duration::ZERO,
+            Self::Now => return Self::Soon.pause(failures - AT_ONCE_MAX, rng),
             Self::Soon => (Duration::from_millis(200), Duration::from_secs(10)),
             Self::Normal => (Duration::from_secs(1), Duration::from_secs(60)),
             Self::Slow => (Duration::from_secs(5), Duration::from_secs(300)),
         };
-        Backoff { base, max }
+        Backoff { base, max }.pause(failures, rng)
     }
 }
 
@@ -66,14 +71,16 @@ impl Breaker {
         }
     }
 
-    /// A batch or a probe failed because of the target.
-    pub fn fail(&mut self, now: Instant, pace: Pace, rng: &mut fastrand::Rng) {
+    /// A batch or a probe failed because of the target. Returns the pause that begins with it; `None` when one is
+    /// under way already, since other lanes report the same failure: it counts once.
+    pub fn fail(&mut self, now: Instant, pace: Pace, haste: Haste, rng: &mut fastrand::Rng) -> Option<Duration> {
         let failures = match self {
-            // Other lanes report the same failure: it counts once.
-            Self::Open { .. } => return,
-            Self::Closed { failures } | Self::Probing { failures } => *failures + 1,
+            Self::Open { .. } => return None,
+            Self::Closed { failures } | Self::Probing { failures } => failures.saturating_add(1),
         };
-        *self = Self::Open { until: now + pace.backoff().pause(failures, rng), failures };
+        let pause = haste.shorten(pace.pause(failures, rng));
+        *self = Self::Open { until: now + pause, failures };
+        Some(pause)
     }
 
     /// The probe came back well: batches flow again.
@@ -120,8 +127,8 @@ mod tests {
         let mut breaker = Breaker::Closed { failures: 0 };
         let mut longest = Duration::ZERO;
         for failures in 1..=20 {
-            breaker.fail(now, Pace::Normal, &mut rng);
-            breaker.fail(now, Pace::Normal, &mut rng);
+            assert!(breaker.fail(now, Pace::Normal, Haste::NONE, &mut rng).is_some());
+            assert_eq!(breaker.fail(now, Pace::Normal, Haste::NONE, &mut rng), None);
             assert_eq!(breaker.failures(), failures, "lanes that fail together count once");
             let until = breaker.wake_at().unwrap();
             longest = longest.max(until - now);
@@ -136,5 +143,21 @@ mod tests {
         assert_eq!(breaker.failures(), 20, "only an acknowledged batch makes it well");
         breaker.succeed();
         assert_eq!(breaker.failures(), 0);
+    }
+    #[test]
+    fn what_is_asked_at_once_is_asked_ever_more_rarely_when_the_answers_do_not_help() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let now = crate::sys::clock::now();
+        let mut breaker = Breaker::Closed { failures: 0 };
+        let pauses: Vec<Duration> = (0..20)
+            .map(|_| {
+                let pause = breaker.fail(now, Pace::Now, Haste::NONE, &mut rng).unwrap();
+                breaker.close();
+                pause
+            })
+            .collect();
+        assert!(pauses[..3].iter().all(Duration::is_zero), "{pauses:?}");
+        assert!(pauses[3..].iter().all(|pause| *pause >= Duration::from_millis(20)), "{pauses:?}");
+        assert!(pauses[12..].iter().all(|pause| *pause >= Duration::from_secs(1)), "{pauses:?}");
     }
 }

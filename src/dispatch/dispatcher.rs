@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::backoff::Haste;
 use super::order::{Action, LaneId, Notice, Report, Trouble, TroubleRemedy};
 use super::target::{TargetOptions, TargetState};
 use super::view::{HeldView, PathOnTarget, RootView, TargetView};
@@ -42,6 +43,15 @@ impl Dispatcher {
             .map(|(index, options)| TargetState::new(TargetId(u16::try_from(index).unwrap_or(u16::MAX)), *options))
             .collect();
         Self { targets, rng: fastrand::Rng::with_seed(seed), held: None, paused: false, stopping: false }
+    }
+
+    /// Shortens all pauses of the targets; for tests of the whole agent.
+    #[must_use]
+    pub fn with_haste(mut self, haste: Haste) -> Self {
+        for target in &mut self.targets {
+            target.hasten(haste);
+        }
+        self
     }
 
     /// Notes marks for every target.

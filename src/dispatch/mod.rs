@@ -10,7 +10,7 @@ mod target;
 mod view;
 mod words;
 
-pub use backoff::Backoff;
+pub use backoff::{Backoff, Haste};
 pub use breaker::{Breaker, Pace};
 pub use dispatcher::Dispatcher;
 pub use order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Report, Trouble, TroubleRemedy, Why};

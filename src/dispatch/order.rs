@@ -86,6 +86,8 @@ pub enum Outcome {
     Nothing,
     /// The same, and whoever wrote there may have died without removing its temporary files.
     Broken,
+    /// Nothing is known to be, and these are what ended it; the others would have gone.
+    EndedBy(Vec<FailedMark>),
 }
 
 /// A mark of the draft that is not on the target.
@@ -136,6 +138,17 @@ pub enum TroubleRemedy {
     Again,
     /// The agent is ending: nothing.
     Stopping,
+}
+
+impl TroubleRemedy {
+    /// Whether it leaves the target alone.
+    #[must_use]
+    pub fn is_pause(self) -> bool {
+        match self {
+            Self::Pause(_) | Self::PauseFull => true,
+            Self::DropMissingArgs | Self::HoldSource | Self::Again | Self::Stopping => false,
+        }
+    }
 }
 
 /// What the operator should hear.

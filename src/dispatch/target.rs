@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Haste};
 use super::breaker::{Breaker, Pace};
 use super::order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Trouble, TroubleRemedy, Why};
 use super::view::{LISTED_BYTES_MAX, LISTED_MAX, LetterView, PathOnTarget, TargetView};
@@ -58,6 +58,17 @@ const OPERATOR: &str = "operator";
 
 const PATH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 
+/// Between two retries of paths that a full target has no room for, whichever they are: on the average half of it. Each
+/// ends a batch when it fails, so it goes alone; many of them must not keep the lanes busy.
+const CULPRIT_PAUSE: Duration = Duration::from_secs(10);
+
+/// Between two times that all of them are tried because one of them went well.
+const HURRY_PAUSE: Duration = Duration::from_secs(60);
+
+/// Batches that failed in a row, with good probes in between, before their own paths are suspected whatever rsync says:
+/// a file on a dead network file system, say, stalls the transfer and looks like a target that does not answer.
+const SUSPECT_AFTER: u32 = 3;
+
 #[derive(Debug, Clone, Copy)]
 struct Busy {
     priority: Priority,
@@ -81,6 +92,59 @@ pub(super) struct TargetState {
     paused_for: Option<Trouble>,
     /// The operator wants nothing to be sent.
     paused: bool,
+    /// Paths that failed alone since the last probe, which may yet show that it was not their fault.
+    suspects: Vec<RelPath>,
+    /// Paths that a full target had no room for. One that a wider mark took in stays here until the next look.
+    culprits: std::collections::BTreeSet<RelPath>,
+    hurried_at: Option<Instant>,
+    haste: Haste,
+}
+
+/// Who is to blame, by rsync's own words, for a batch that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blamed {
+    /// It named no path.
+    Nobody,
+    /// Only paths that have failed before.
+    Known,
+    /// At least one that had not failed.
+    New,
+}
+
+/// What it means for a path that it failed.
+struct Refusal<'a> {
+    target: TargetId,
+    haste: Haste,
+    dead_letters: &'a mut std::collections::BTreeSet<RelPath>,
+    culprits: &'a mut std::collections::BTreeSet<RelPath>,
+    said: &'a mut Words,
+}
+
+impl Refusal<'_> {
+    /// Takes note of the failure, the `attempts`th of the path; gives the pause until the next.
+    fn note(
+        &mut self,
+        path: &RelPath,
+        attempts: u32,
+        words: String,
+        rng: &mut fastrand::Rng,
+        notices: &mut Vec<Notice>,
+    ) -> Duration {
+        let dead_letter = attempts >= ATTEMPTS_MAX;
+        if dead_letter {
+            self.dead_letters.insert(path.clone());
+        }
+        self.said.keep(path, &words);
+        notices.push(Notice::PathFailed { target: self.target, path: path.clone(), words, attempts, dead_letter });
+        let pause = if dead_letter { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
+        let pause = if self.culprits.contains(path) {
+            let share = u32::try_from(self.culprits.len()).unwrap_or(u32::MAX);
+            pause.max(CULPRIT_PAUSE.saturating_mul(share).mul_f64(rng.f64()))
+        } else {
+            pause
+        };
+        self.haste.shorten(pause)
+    }
 }
 
 impl TargetState {
@@ -97,7 +161,15 @@ impl TargetState {
             words: Words::new(),
             paused_for: None,
             paused: false,
+            suspects: Vec::new(),
+            culprits: std::collections::BTreeSet::new(),
+            hurried_at: None,
+            haste: Haste::NONE,
         }
+    }
+
+    pub(super) fn hasten(&mut self, haste: Haste) {
+        self.haste = haste;
     }
 
     pub(super) fn mark(&mut self, now: Now, mark: &Mark) {
@@ -212,45 +284,116 @@ impl TargetState {
         let busy = self.lanes[usize::from(lane.0)].take();
         let directories = conclusion.directories;
         // A listing deletes what a receiver that was killed has left beside the files of the batch.
+        let mut blamed = None;
         let littered = if conclusion.outcome == Outcome::Broken { self.changes.parents(batch) } else { Vec::new() };
         match conclusion.outcome {
             Outcome::Done(failed) => {
-                self.breaker.succeed();
                 if failed.is_empty() {
                     self.batch_max = (self.batch_max * 2).min(BATCH_MAX);
                 }
+                // A target that is full says so of one path after the other: only what it took says that it is well.
+                if conclusion.trouble.is_none() || failed.len() < self.changes.marks_in(batch) {
+                    self.breaker.succeed();
+                    self.suspects.clear();
+                }
+                blamed = Some(self.blamed(batch, &failed));
+                if conclusion.trouble.as_ref().is_some_and(|trouble| trouble.remedy == TroubleRemedy::PauseFull) {
+                    self.culprits.extend(failed.iter().map(|failed| failed.path.clone()));
+                }
                 self.conclude_done(now, batch, failed, directories, rng, notices);
+            }
+            Outcome::EndedBy(failed) => {
+                blamed = Some(self.blamed(batch, &failed));
+                self.culprits.extend(failed.iter().map(|failed| failed.path.clone()));
+                self.conclude_ended_by(now, batch, failed, rng, notices);
             }
             Outcome::Unclear(words) => {
                 let words = conclusion.trouble.as_ref().map_or(words, |trouble| trouble.words.clone());
                 self.conclude_without(now, batch, true, &words, rng, notices);
             }
             Outcome::Nothing | Outcome::Broken => {
-                let theirs = conclusion.trouble.as_ref().is_some_and(|trouble| match trouble.remedy {
+                let suspect = conclusion.trouble.as_ref().is_none_or(|trouble| match trouble.remedy {
                     // The path of a batch of one may be the reason why the connection broke.
-                    TroubleRemedy::Pause(Pace::Now) => false,
-                    TroubleRemedy::Pause(_)
-                    | TroubleRemedy::PauseFull
+                    TroubleRemedy::Pause(Pace::Now) => true,
+                    TroubleRemedy::Pause(_) => self.breaker.is_closed() && self.breaker.failures() >= SUSPECT_AFTER,
+                    TroubleRemedy::PauseFull
                     | TroubleRemedy::DropMissingArgs
                     | TroubleRemedy::HoldSource
                     | TroubleRemedy::Again
-                    | TroubleRemedy::Stopping => true,
+                    | TroubleRemedy::Stopping => false,
                 });
                 let words = conclusion.trouble.as_ref().map_or("", |trouble| &trouble.words);
-                self.conclude_without(now, batch, !theirs, words, rng, notices);
+                if suspect && let Some(path) = self.changes.only_path(batch) {
+                    self.suspects.push(path);
+                }
+                self.conclude_without(now, batch, suspect, words, rng, notices);
             }
         }
         for directory in littered {
             self.changes.mark(now, &Mark::new(directory, MarkKind::Listing).priority(Priority::Background));
         }
-        if self.dead_letters.len() >= self.dead_letters_look {
+        if self.dead_letters.len().max(self.culprits.len()) >= self.dead_letters_look {
             // Those that a wider mark took in are not told by their own paths.
             self.dead_letters.retain(|path| self.changes.failures(path) > 0);
-            self.dead_letters_look = self.dead_letters.len() * 2 + DEAD_LETTERS_LOOK;
+            self.culprits.retain(|path| self.changes.failures(path) > 0);
+            self.dead_letters_look = self.dead_letters.len().max(self.culprits.len()) * 2 + DEAD_LETTERS_LOOK;
         }
         self.words.look(|path| self.changes.failures(path) > 0);
-        let trouble = conclusion.trouble?;
+        let mut trouble = conclusion.trouble?;
+        if let Some(blamed) = blamed {
+            // The paths that rsync named wait by themselves, and are tried so rarely that nobody else has to wait.
+            if blamed == Blamed::Known && trouble.remedy.is_pause() {
+                return None;
+            }
+            if trouble.remedy == TroubleRemedy::PauseFull {
+                self.batch_max = BATCH_WHEN_FULL;
+            }
+            if blamed != Blamed::Nobody && trouble.remedy.is_pause() {
+                trouble.remedy = TroubleRemedy::Pause(Pace::Soon);
+            }
+        }
         self.on_trouble(now.instant, trouble, busy, rng, notices)
+    }
+
+    /// Whether the paths that rsync named as failed have failed before.
+    fn blamed(&self, batch: BatchId, failed: &[FailedMark]) -> Blamed {
+        let attempts = self.changes.attempts(batch);
+        if failed.is_empty() {
+            Blamed::Nobody
+        } else if failed.iter().all(|failed| attempts.contains_key(&failed.path)) {
+            Blamed::Known
+        } else {
+            Blamed::New
+        }
+    }
+
+    /// Nothing of the batch is known to be on the target, and rsync named the paths that ended it: each waits and goes
+    /// alone from now on; the others go again, behind what else is due, since nobody knows whether they fit.
+    fn conclude_ended_by(
+        &mut self,
+        now: Now,
+        batch: BatchId,
+        failed: Vec<FailedMark>,
+        rng: &mut fastrand::Rng,
+        notices: &mut Vec<Notice>,
+    ) {
+        let mut failed: std::collections::HashMap<RelPath, FailedMark> =
+            failed.into_iter().map(|failed| (failed.path.clone(), failed)).collect();
+        let attempts = self.changes.attempts(batch);
+        let mut refusal = Refusal {
+            target: self.id,
+            haste: self.haste,
+            dead_letters: &mut self.dead_letters,
+            culprits: &mut self.culprits,
+            said: &mut self.words,
+        };
+        self.changes.conclude(now, batch, |path| match failed.remove(path) {
+            None => Fate::Behind,
+            Some(FailedMark { words, .. }) => {
+                let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
+                Fate::Retry { not_before: now.instant + refusal.note(path, attempts, words, rng, notices), alone: true }
+            }
+        });
     }
 
     fn conclude_done(
@@ -266,15 +409,23 @@ impl TargetState {
         let mut failed: std::collections::HashMap<RelPath, FailedMark> =
             failed.into_iter().map(|failed| (failed.path.clone(), failed)).collect();
         let attempts = self.changes.attempts(batch);
-        let (dead_letters, said) = (&mut self.dead_letters, &mut self.words);
+        let mut refusal = Refusal {
+            target,
+            haste: self.haste,
+            dead_letters: &mut self.dead_letters,
+            culprits: &mut self.culprits,
+            said: &mut self.words,
+        };
+        let mut fits = false;
         let tally = self.changes.conclude(now, batch, |path| match failed.remove(path) {
             None => {
-                dead_letters.remove(path);
-                said.forget(path);
+                refusal.dead_letters.remove(path);
+                refusal.said.forget(path);
+                fits |= refusal.culprits.remove(path);
                 Fate::Done
             }
             Some(FailedMark { why: Why::Raced, words, .. }) => {
-                said.keep(path, &words);
+                refusal.said.keep(path, &words);
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
                 if attempts >= ATTEMPTS_MAX {
                     notices.push(Notice::PathFailed {
@@ -287,20 +438,25 @@ impl TargetState {
                 }
                 // At once, the first time: then it is what it says. What always says so must not keep a lane busy.
                 let pause = if attempts == 1 { Duration::ZERO } else { RACED_BACKOFF.pause(attempts - 1, rng) };
-                Fate::Retry { not_before: now.instant + pause, alone: false }
+                Fate::Retry { not_before: now.instant + refusal.haste.shorten(pause), alone: false }
             }
             Some(FailedMark { why: Why::Refused, words, .. }) => {
-                said.keep(path, &words);
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
-                let dead_letter = attempts >= ATTEMPTS_MAX;
-                let pause = if dead_letter { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
-                if dead_letter {
-                    dead_letters.insert(path.clone());
-                }
-                notices.push(Notice::PathFailed { target, path: path.clone(), words, attempts, dead_letter });
+                let pause = refusal.note(path, attempts, words, rng, notices);
                 Fate::Retry { not_before: now.instant + pause, alone: false }
             }
         });
+        if fits
+            && self
+                .hurried_at
+                .is_none_or(|at| now.instant.saturating_duration_since(at) >= self.haste.shorten(HURRY_PAUSE))
+        {
+            // There is room for one of them, so there may be for all.
+            self.hurried_at = Some(now.instant);
+            for path in &self.culprits {
+                self.changes.hurry(path);
+            }
+        }
         for (path, failed) in failed {
             // Attributes of a directory above the batch: its entries are there, the directory's times or mode are not.
             notices.push(Notice::PathFailed { target, path, words: failed.words, attempts: 1, dead_letter: false });
@@ -323,22 +479,20 @@ impl TargetState {
         rng: &mut fastrand::Rng,
         notices: &mut Vec<Notice>,
     ) {
-        let target = self.id;
-        let (dead_letters, said) = (&mut self.dead_letters, &mut self.words);
+        let mut refusal = Refusal {
+            target: self.id,
+            haste: self.haste,
+            dead_letters: &mut self.dead_letters,
+            culprits: &mut self.culprits,
+            said: &mut self.words,
+        };
         let attempts = self.changes.attempts(batch);
         let alone = split && self.changes.marks_in(batch) <= 1;
         self.changes.conclude(now, batch, |path| {
             if alone {
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
-                let dead_letter = attempts >= ATTEMPTS_MAX;
-                let pause = if dead_letter { DEAD_LETTER_PAUSE } else { PATH_BACKOFF.pause(attempts, rng) };
-                if dead_letter {
-                    dead_letters.insert(path.clone());
-                }
                 let words = if words.is_empty() { NO_WORDS } else { words }.to_owned();
-                said.keep(path, &words);
-                notices.push(Notice::PathFailed { target, path: path.clone(), words, attempts, dead_letter });
-                Fate::Retry { not_before: now.instant + pause, alone: true }
+                Fate::Retry { not_before: now.instant + refusal.note(path, attempts, words, rng, notices), alone: true }
             } else if split {
                 Fate::Split
             } else {
@@ -362,10 +516,17 @@ impl TargetState {
                     notices.push(Notice::Resumed { target: self.id, failures: self.breaker.failures() });
                 }
                 self.breaker.close();
+                self.suspects.clear();
                 None
             }
             Some(trouble) => {
                 self.changes.acquit();
+                for path in self.suspects.drain(..) {
+                    self.changes.absolve(&path);
+                    if self.changes.failures(&path) < ATTEMPTS_MAX {
+                        self.dead_letters.remove(&path);
+                    }
+                }
                 // What it said is the truth now; asking again at once would say the same.
                 let trouble = Trouble {
                     remedy: match trouble.remedy {
@@ -411,15 +572,10 @@ impl TargetState {
             TroubleRemedy::Again => return None,
             TroubleRemedy::HoldSource | TroubleRemedy::Stopping => return Some(trouble),
         };
-        let was_open = matches!(self.breaker, Breaker::Open { .. });
-        self.breaker.fail(now, pace, rng);
-        if let (false, Breaker::Open { until, failures }) = (was_open, self.breaker) {
-            let pause = until.saturating_duration_since(now);
-            // A probe that is about to tell the cause needs no words of its own.
-            if pace != Pace::Now {
-                self.paused_for = Some(trouble.clone());
-                notices.push(Notice::Paused { target: self.id, trouble, failures, pause });
-            }
+        // A probe that is about to tell the cause needs no words of its own.
+        if let Some(pause) = self.breaker.fail(now, pace, self.haste, rng).filter(|pause| !pause.is_zero()) {
+            self.paused_for = Some(trouble.clone());
+            notices.push(Notice::Paused { target: self.id, trouble, failures: self.breaker.failures(), pause });
         }
         None
     }
@@ -519,6 +675,11 @@ impl TargetState {
                 Some(_) | None => None,
             },
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered_dead_letters(&self) -> usize {
+        self.dead_letters.len()
     }
 
     pub(super) fn is_idle(&self) -> bool {

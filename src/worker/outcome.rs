@@ -3,7 +3,8 @@
 //! The criterion: exit 0 and no marker means that all was applied. With exit 23 or 24 everything was applied but the paths
 //! that rsync names. Every other code says nothing about any path, so the whole batch is sent again (it is idempotent).
 //! With 23 and 24 *every* line has to be understood: a line that we cannot read may name one more path, and acknowledging
-//! that path would lose a change, so the batch is cut in halves instead.
+//! that path would lose a change, so the batch is cut in halves instead. With 11 rsync names the path that it could not
+//! write and gave up at: that one must not end the next batch too.
 //!
 //! rsync runs with `LC_ALL=C.UTF-8` and without `--out-format`; the markers appear all the same.
 //! Left out: what is retried when. The lane knows the entries, this module only asks about them.
@@ -66,6 +67,8 @@ pub enum Applied {
     Unclear,
     /// Nothing that could be relied upon.
     Nothing,
+    /// The same; these, never none, are what rsync gave up at: without them it would have gone on.
+    EndedBy(Vec<Failed>),
 }
 
 /// A path that was not applied.
@@ -90,14 +93,24 @@ pub const WORDS_BYTES_MAX: usize = 300;
 pub fn judge(run: &Run<'_>, names: &Names<'_>) -> Verdict {
     let code = match run.exit {
         Exit::Code(code) => code,
-        Exit::Signal(_) => return verdict(Applied::Nothing, Cause::Killed, telling(run)),
+        Exit::Signal(signal) => {
+            let said = telling(run);
+            let words = format!("rsync was ended by signal {signal}");
+            let line = if said.is_empty() { words.as_bytes() } else { said };
+            return verdict(Applied::Nothing, Cause::Killed, line);
+        }
         Exit::Watchdog => return verdict(Applied::Nothing, Cause::WatchdogStopped, telling(run)),
     };
     match code {
         0 | 23 | 24 | 25 => judge_paths(code, run, names),
         _ => {
             let (cause, line) = cause_of_abort(code, run, names);
-            verdict(Applied::Nothing, cause, line.unwrap_or_else(|| telling(run)))
+            let culprits = match cause {
+                Cause::TargetFull | Cause::FileIo => culprits(run, names),
+                _ => Vec::new(),
+            };
+            let applied = if culprits.is_empty() { Applied::Nothing } else { Applied::EndedBy(culprits) };
+            verdict(applied, cause, line.unwrap_or_else(|| telling(run)))
         }
     }
 }
@@ -147,6 +160,18 @@ fn judge_paths(code: i32, run: &Run<'_>, names: &Names<'_>) -> Verdict {
     };
     let words = first.words.clone();
     Verdict { applied: Applied::AllBut(failed), cause, remedy: cause.remedy(), words }
+}
+
+/// The entries that an aborted run names. What it did not name may have failed all the same.
+fn culprits(run: &Run<'_>, names: &Names<'_>) -> Vec<Failed> {
+    let named = stderr_lines(run).filter_map(|line| match complaint::read(line, names) {
+        Line::Paths { paths, why, contents: true } => Some((paths, why, line)),
+        Line::Paths { .. } | Line::Noise | Line::Unclear => None,
+    });
+    let of_line = |(paths, why, line): (Vec<RelPath>, PathCause, &[u8])| {
+        paths.into_iter().map(move |path| Failed { path, why, contents: true, words: words(line) }).collect::<Vec<_>>()
+    };
+    merged(named.flat_map(of_line).collect())
 }
 
 /// One entry per path, in the order of first mention, which is the one that tells most.
@@ -436,6 +461,28 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_ends_the_run_for_all_is_named() {
+        let ended_by = |stderr: &str| {
+            let verdict = code(11, stderr);
+            match verdict.applied {
+                Applied::EndedBy(failed) => {
+                    (verdict.cause, failed.iter().map(|one| one.path.to_string()).collect::<Vec<_>>())
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let denied = "rsync: [receiver] mkstemp \"/sub/g/.x.AbC123\" (in m) failed: Permission denied (13)\n";
+        let full = "rsync: [receiver] write failed on \"/sub/d/f\" (in m): No space left on device (28)\n";
+        assert_eq!(ended_by(full), (Cause::TargetFull, vec!["d/f".to_owned()]));
+        let both = format!("{denied}{full}");
+        assert_eq!(ended_by(&both), (Cause::TargetFull, vec!["g/.x".into(), "g/x".into(), "d/f".into()]));
+        let large = "rsync: [receiver] write failed on \"/sub/g\" (in m): File too large (27)\n";
+        assert_eq!(ended_by(large), (Cause::FileIo, vec!["g".to_owned()]));
+        let of_another = "rsync: [receiver] write failed on \"/sub/z\" (in m): No space left on device (28)\n";
+        assert_eq!(code(11, of_another).applied, Applied::Nothing);
+    }
+
+    #[test]
     fn exit_0_applies_all_unless_a_marker_says_otherwise() {
         assert_eq!(code(0, "").applied, Applied::All);
         assert_eq!(code(0, "").remedy, Remedy::Nothing);
@@ -501,7 +548,8 @@ mod tests {
 
     #[test]
     fn a_run_that_was_ended_applied_nothing() {
-        assert_eq!(judge_one(Exit::Signal(9), b"", b"", false).cause, Cause::Killed);
+        let killed = judge_one(Exit::Signal(9), b"", b"", false);
+        assert_eq!((killed.cause, killed.words.as_str()), (Cause::Killed, "rsync was ended by signal 9"));
         let verdict =
             judge_one(Exit::Watchdog, b"", b"rsync error: received SIGINT, SIGTERM, or SIGHUP (code 20)\n", false);
         assert_eq!((verdict.applied, verdict.cause), (Applied::Nothing, Cause::WatchdogStopped));

@@ -99,7 +99,7 @@ impl Shipper {
             Err(trouble) => Some(trouble),
             Ok(verdict) => match verdict.applied {
                 Applied::All | Applied::AllBut(_) | Applied::Unclear => None,
-                Applied::Nothing => trouble_of(&verdict),
+                Applied::Nothing | Applied::EndedBy(_) => trouble_of(&verdict),
             },
         }
     }

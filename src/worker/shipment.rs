@@ -82,6 +82,14 @@ impl Shipment {
                 outcome: Outcome::Unclear(verdict.words),
                 directories: 0,
             }),
+            Applied::EndedBy(failed) => {
+                for failed in failed {
+                    self.failures.add(&failed.path, Why::Refused, &failed.words);
+                }
+                let failed = std::mem::take(&mut self.failures).finish();
+                let trouble = trouble_of(&verdict);
+                Some(Conclusion { outcome: Outcome::EndedBy(failed), trouble, directories: 0 })
+            }
             Applied::Nothing => {
                 let trouble = trouble_of(&verdict).unwrap_or_else(|| Trouble {
                     cause: verdict.cause.name(),
@@ -264,20 +272,20 @@ fn no_missing_args(verdict: &Verdict) -> Trouble {
 pub(super) fn trouble_of(verdict: &Verdict) -> Option<Trouble> {
     let remedy = match verdict.remedy {
         Remedy::Nothing | Remedy::RetryPaths | Remedy::Halve => return None,
-        Remedy::RetryBatch => TroubleRemedy::Pause(Pace::Soon),
+        // The target may be at fault, or a path of the batch: the probe tells.
+        Remedy::RetryBatch | Remedy::Probe => TroubleRemedy::Pause(Pace::Now),
         Remedy::PauseTarget { .. } if verdict.cause == Cause::TargetFull => TroubleRemedy::PauseFull,
         Remedy::PauseTarget { pace: cause::Pace::Soon } => TroubleRemedy::Pause(Pace::Soon),
         Remedy::PauseTarget { pace: cause::Pace::Normal } => TroubleRemedy::Pause(Pace::Normal),
         Remedy::PauseTarget { pace: cause::Pace::Slow } | Remedy::StopTarget => TroubleRemedy::Pause(Pace::Slow),
         Remedy::DropMissingArgs => TroubleRemedy::DropMissingArgs,
-        Remedy::Probe => TroubleRemedy::Pause(Pace::Now),
         Remedy::HoldSource => TroubleRemedy::HoldSource,
     };
     Some(Trouble { cause: verdict.cause.name(), remedy, words: verdict.words.clone(), hint: verdict.cause.hint() })
 }
 
 /// Failed paths as marks of the draft.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Failures {
     marks: BTreeSet<RelPath>,
     failed: std::collections::BTreeMap<RelPath, FailedMark>,

@@ -210,6 +210,7 @@ impl Simulation {
                     done.extend(marks.iter().find(|mark| mark.path == *path).cloned());
                     Fate::Done
                 }
+                1 if rng.bool() => Fate::Behind,
                 1 => Fate::Again { large: rng.bool() },
                 2 => Fate::Split,
                 _ => Fate::Retry {

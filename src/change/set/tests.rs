@@ -528,6 +528,7 @@ fn each_fate_says_when_and_where_a_mark_goes_next() {
     };
     check(&|_| Fate::Again { large: false }, 0, false, Duration::ZERO);
     check(&|_| Fate::Again { large: true }, 0, true, Duration::ZERO);
+    check(&|_| Fate::Behind, 0, false, Duration::ZERO);
     check(&|_| Fate::Split, 0, false, Duration::ZERO);
     check(&|now| Fate::Retry { not_before: now + SECOND, alone: false }, 1, false, SECOND);
     check(&|now| Fate::Retry { not_before: now + 600 * SECOND, alone: true }, 1, false, 600 * SECOND);

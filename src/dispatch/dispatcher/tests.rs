@@ -106,6 +106,16 @@ impl Bench {
         span
     }
 
+    /// What is to be done next, whenever that is.
+    fn next(&mut self) -> Vec<Action> {
+        let actions = self.tick();
+        if !actions.is_empty() {
+            return actions;
+        }
+        self.sleep();
+        self.tick()
+    }
+
     fn view(&self, target: usize) -> TargetView {
         self.dispatcher.views()[target].clone()
     }
@@ -395,6 +405,178 @@ fn a_full_target_gets_small_batches_until_they_go_well() {
         assert_eq!(draft(&action).marks.len(), expected);
         bench.end(&action, done());
     }
+}
+
+fn ended_by(text: &str, remedy: TroubleRemedy) -> Conclusion {
+    let failed = FailedMark { path: path(text), why: Why::Refused, words: "no space".to_owned() };
+    Conclusion { outcome: Outcome::EndedBy(vec![failed]), ..nothing(remedy) }
+}
+
+#[test]
+fn what_does_not_fit_on_a_full_target_does_not_keep_back_what_does() {
+    // The batch was sent again as it was: the first file that did not fit ended it for all others, every time.
+    let mut bench = Bench::new(1, 1);
+    let marks: Vec<Mark> = (0..100).map(|number| point(&format!("{number:02}"))).collect();
+    bench.mark(&marks);
+    let large = |name: &str| name < "40";
+    let mut arrived = std::collections::BTreeSet::new();
+    let (mut runs, mut refused) = (0, 0);
+    while arrived.len() < 60 {
+        for action in bench.next() {
+            runs += 1;
+            assert!(runs < 200, "{arrived:?}");
+            if matches!(action.order, Order::Probe { .. }) {
+                bench.end(&action, done());
+                continue;
+            }
+            let names = names(&action);
+            match names.iter().find(|name| large(name)) {
+                Some(culprit) => {
+                    refused += 1;
+                    bench.end(&action, ended_by(culprit, TroubleRemedy::PauseFull));
+                }
+                None => {
+                    arrived.extend(names);
+                    bench.end(&action, done());
+                }
+            }
+        }
+    }
+    assert!(bench.elapsed < Duration::from_secs(300), "{runs} runs, {refused} refused, {:?}", bench.elapsed);
+
+    // Room for all: the first of them shows it, and none has to wait for its own pause.
+    let began = bench.elapsed;
+    while bench.view(0).pending > 0 {
+        for action in bench.next() {
+            bench.end(&action, done());
+        }
+    }
+    assert!(bench.elapsed - began < Duration::from_secs(60), "{:?}", bench.elapsed - began);
+}
+
+#[test]
+fn a_path_that_is_known_not_to_fit_does_not_pause_a_target_that_takes_others() {
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("huge")]);
+    let action = bench.one();
+    let notices = bench.end(&action, ended_by("huge", TroubleRemedy::Pause(Pace::Slow)));
+    assert!(matches!(notices[..], [Notice::PathFailed { .. }, Notice::Paused { .. }]), "{notices:?}");
+    let probe = bench.next().remove(0);
+    bench.end(&probe, done());
+    let mut failures = 1;
+    for round in 0..3600 {
+        bench.mark(&[point(&format!("tiny/{round}"))]);
+        let mut tried = 0;
+        while let [action] = &bench.tick()[..] {
+            if names(action) == ["huge"] {
+                failures += 1;
+                let notices = bench.end(action, ended_by("huge", TroubleRemedy::Pause(Pace::Slow)));
+                assert!(matches!(notices[..], [Notice::PathFailed { .. }]), "{notices:?}");
+            } else {
+                bench.end(action, done());
+            }
+            tried += 1;
+        }
+        assert!((1..=2).contains(&tried), "{tried}");
+        bench.pass(SECOND);
+    }
+    assert_eq!((bench.view(0).pending, bench.view(0).dead_letters), (1, 1));
+    assert!((8..20).contains(&failures), "{failures}");
+}
+
+#[test]
+fn a_target_without_room_for_anything_is_asked_rarely() {
+    // rsync names each path with exit 23 when not even a temporary file can be made; that is no success.
+    let mut bench = Bench::new(1, 1);
+    let marks: Vec<Mark> = (0..1000).map(|number| point(&format!("{number:03}"))).collect();
+    bench.mark(&marks);
+    let mut sent = 0;
+    while bench.elapsed < Duration::from_secs(1800) {
+        for action in bench.next() {
+            let Order::Send { draft, .. } = &action.order else {
+                bench.end(&action, done());
+                continue;
+            };
+            sent += 1;
+            let refused = |path| FailedMark { path, why: Why::Refused, words: "no space".to_owned() };
+            let failed = draft.marks.iter().map(|mark| refused(mark.path.clone())).collect();
+            let full = Conclusion { outcome: Outcome::Done(failed), ..nothing(TroubleRemedy::PauseFull) };
+            bench.end(&action, full);
+        }
+    }
+    assert!((100..600).contains(&sent), "{sent} batches in half an hour");
+}
+
+#[test]
+fn a_path_that_stalls_every_transfer_is_found_though_rsync_blames_the_target() {
+    let mut bench = Bench::new(1, 1);
+    let marks: Vec<Mark> = (0..100).map(|number| point(&format!("{number:02}"))).collect();
+    bench.mark(&marks);
+    let mut arrived = std::collections::BTreeSet::new();
+    let mut told = 0;
+    for _round in 0..400 {
+        for action in bench.next() {
+            if matches!(action.order, Order::Probe { .. }) {
+                bench.end(&action, done());
+                continue;
+            }
+            let names = names(&action);
+            let stalls = names.contains(&"42".to_owned());
+            if !stalls {
+                arrived.extend(names);
+            }
+            let notices = bench.end(&action, if stalls { nothing(TroubleRemedy::Pause(Pace::Normal)) } else { done() });
+            told += notices.iter().filter(|notice| matches!(notice, Notice::PathFailed { .. })).count();
+        }
+        if arrived.len() == 99 && told > 0 {
+            assert!(bench.elapsed < Duration::from_secs(120), "{:?}", bench.elapsed);
+            return;
+        }
+    }
+    panic!("{arrived:?}");
+}
+
+#[test]
+fn a_path_that_failed_while_its_target_went_away_is_not_to_blame() {
+    // A daemon that is killed every few seconds made a dead letter of whatever was sent alone at the time.
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("a")]);
+    for _round in 0..20 {
+        let action = bench.next().remove(0);
+        let notices = bench.end(&action, nothing(TroubleRemedy::Pause(Pace::Now)));
+        let told = notices.iter().filter(|notice| matches!(notice, Notice::PathFailed { attempts: 1, .. })).count();
+        assert_eq!(told, 1, "{notices:?}");
+        let probe = bench.next().remove(0);
+        bench.end(&probe, nothing(TroubleRemedy::Pause(Pace::Soon)));
+        let probe = bench.next().remove(0);
+        bench.end(&probe, done());
+    }
+    let action = bench.next().remove(0);
+    bench.end(&action, done());
+    assert_eq!((bench.view(0).pending, bench.view(0).dead_letters), (0, 0));
+}
+
+#[test]
+fn dead_letters_do_not_grow_beyond_the_backlog() {
+    const PATHS: usize = 20_000;
+    let mut bench = Bench::new(1, 1);
+    let mut known = 0;
+    for round in 0..20 {
+        let marks: Vec<Mark> =
+            (0..PATHS / 20).map(|number| point(&format!("{}/{}/{number}", round, number % 7))).collect();
+        bench.mark(&marks);
+        for _attempt in 0..10 {
+            bench.pass(Duration::from_secs(601));
+            while let [action] = &bench.tick()[..] {
+                let refused = |path| FailedMark { path, why: Why::Refused, words: "denied".to_owned() };
+                let failed = draft(action).marks.iter().map(|mark| refused(mark.path.clone())).collect();
+                bench.end(action, Conclusion { outcome: Outcome::Done(failed), ..done() });
+            }
+        }
+        known = known.max(bench.dispatcher.targets[0].remembered_dead_letters());
+        assert!(bench.view(0).pending <= 1_000);
+    }
+    assert!(known <= 2_200, "{known}");
 }
 
 struct Lane {

@@ -12,6 +12,7 @@ mod inbox;
 mod lane;
 mod links;
 mod pipeline;
+mod ration;
 mod saver;
 mod shard;
 mod status;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::desk::Desk;
 use super::inbox::{ErrandBox, Inbox};
 use super::lane::LaneInbox;
+use super::ration::Ration;
 use super::saver::{Resume, Saver};
 use super::walkers::{Asker, RescanProgress, ShardStatus, Walkers};
 use crate::change::{Mark, MarkKind, Now, Priority};
@@ -28,9 +29,11 @@ const STATUS_PAUSE: Duration = Duration::from_millis(200);
 
 const CLOCK: Token = Token(1);
 
-/// Lines about single paths in one such span, per target; the rest is summed up.
-const LINES_MAX: u32 = 10;
-const LINES_SPAN: Duration = Duration::from_secs(60);
+/// Lines about single paths in a minute, per target; the rest is summed up.
+const PATH_LINES_MAX: u32 = 10;
+
+/// Lines about a target that stops or begins to take changes.
+const PAUSE_LINES_MAX: u32 = 20;
 
 /// What a root says of itself.
 #[derive(Debug, Clone, Default)]
@@ -70,9 +73,10 @@ pub(super) struct TargetLog {
     pub acknowledged: u64,
     pub directories: u64,
     pub compared: bool,
-    lines: u32,
-    lines_since: Instant,
-    suppressed: u64,
+    path_lines: Ration,
+    pause_lines: Ration,
+    /// Why it takes no changes.
+    paused: Option<&'static str>,
 }
 
 impl TargetLog {
@@ -84,25 +88,23 @@ impl TargetLog {
             acknowledged: 0,
             directories: 0,
             compared: false,
-            lines: 0,
-            lines_since: clock::now(),
-            suppressed: 0,
+            path_lines: Ration::new(PATH_LINES_MAX),
+            pause_lines: Ration::new(PAUSE_LINES_MAX),
+            paused: None,
         }
     }
 
-    /// Whether another line about a single path may be written now.
-    fn may_speak(&mut self, now: Instant, root: &str) -> bool {
-        if now.saturating_duration_since(self.lines_since) >= LINES_SPAN {
-            if self.suppressed > 0 {
-                tracing::warn!(root, target = self.name, lines = self.suppressed, "more path failures were not logged");
-            }
-            (self.lines, self.suppressed, self.lines_since) = (0, 0, now);
+    /// Says how many lines were kept back, when it is time to; at the end it is.
+    fn sum_up(&mut self, now: Instant, end: bool, root: &str) {
+        let count = |ration: &mut Ration| if end { ration.take() } else { ration.sum_up(now) };
+        let target = self.name.as_str();
+        if let Some(lines) = count(&mut self.path_lines) {
+            tracing::warn!(root, target, lines, "more path failures were not logged");
         }
-        self.lines += 1;
-        if self.lines > LINES_MAX {
-            self.suppressed += 1;
+        if let Some(lines) = count(&mut self.pause_lines) {
+            let state = self.paused.unwrap_or("takes changes");
+            tracing::warn!(root, target, lines, state, "the target came and went more often than was logged");
         }
-        self.lines <= LINES_MAX
     }
 }
 
@@ -169,6 +171,9 @@ impl Pipeline {
             if live && restarted && told.is_some() {
                 self.watermark = told;
             }
+            for log in &mut self.logs {
+                log.sum_up(now.instant, false, &self.source.name);
+            }
             while let Some((target, lane, report)) = self.inbox.reports.pop() {
                 for notice in self.dispatcher.on_report(now, target, lane, report) {
                     self.tell(now.instant, notice);
@@ -190,6 +195,9 @@ impl Pipeline {
             }
             if stopping && self.dispatcher.is_idle() {
                 self.publish(now.instant, live);
+                for log in &mut self.logs {
+                    log.sum_up(now.instant, true, &self.source.name);
+                }
                 self.say_latencies();
                 return Ok(());
             }
@@ -201,7 +209,8 @@ impl Pipeline {
             let tell_at = untold.then(|| told_at + STATUS_PAUSE);
             let save_at = self.saver.as_ref().filter(|_| live);
             let save_at = save_at.map(|saver| saver.wake_at(now.instant, &self.dispatcher));
-            let wait = wake_at.into_iter().chain(tell_at).chain(save_at).min();
+            let sum_up_at = self.logs.iter().flat_map(|log| [log.path_lines.due(), log.pause_lines.due()]).flatten();
+            let wait = wake_at.into_iter().chain(tell_at).chain(save_at).chain(sum_up_at).min();
             // A millisecond is the poll's grain: rounding down would spin.
             let wait = wait.map(|at| at.saturating_duration_since(clock::now()));
             let wait = if self.inbox.marks.is_empty() { wait } else { Some(Duration::ZERO) };
@@ -303,7 +312,7 @@ impl Pipeline {
             }
             Notice::PathFailed { target, path, words, attempts, dead_letter } => {
                 let log = &mut self.logs[usize::from(target.0)];
-                if log.may_speak(now, root) {
+                if log.path_lines.may_speak(now) {
                     let target = log.name.as_str();
                     if dead_letter {
                         tracing::error!(root, target, path = %path, words, attempts, "dead letter: retried every 10 min");
@@ -313,22 +322,27 @@ impl Pipeline {
                 }
             }
             Notice::Paused { target, trouble, failures, pause } => {
-                // The first failure by name; later ones as the pauses grow, so the lines stay few.
-                let target = self.logs[usize::from(target.0)].name.as_str();
-                tracing::error!(
-                    root,
-                    target,
-                    cause = trouble.cause,
-                    words = trouble.words,
-                    hint = trouble.hint.unwrap_or(""),
-                    failures,
-                    retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
-                    "target does not take changes: they are kept"
-                );
+                let log = &mut self.logs[usize::from(target.0)];
+                log.paused = Some(trouble.cause);
+                if log.pause_lines.may_speak(now) {
+                    tracing::error!(
+                        root,
+                        target = log.name,
+                        cause = trouble.cause,
+                        words = trouble.words,
+                        hint = trouble.hint.unwrap_or(""),
+                        failures,
+                        retry_in_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                        "target does not take changes: they are kept"
+                    );
+                }
             }
             Notice::Resumed { target, failures } => {
-                let target = self.logs[usize::from(target.0)].name.as_str();
-                tracing::info!(root, target, failures, "target takes changes again");
+                let log = &mut self.logs[usize::from(target.0)];
+                log.paused = None;
+                if log.pause_lines.may_speak(now) {
+                    tracing::info!(root, target = log.name, failures, "target takes changes again");
+                }
             }
             Notice::MissingArgsDropped { target } => {
                 let target = self.logs[usize::from(target.0)].name.as_str();

@@ -14,10 +14,12 @@ pub fn is_well(status: &Status) -> bool {
         matches!(root.state.as_str(), "live" | "starting")
             && root.degraded.is_empty()
             && root.checkpoint.error.is_none()
-            && root
-                .targets
-                .iter()
-                .all(|target| target.state == "ok" && target.dead_letters.count == 0 && target.held_deletes.count == 0)
+            && root.targets.iter().all(|target| {
+                target.state == "ok"
+                    && target.cause.is_none()
+                    && target.dead_letters.count == 0
+                    && target.held_deletes.count == 0
+            })
     })
 }
 

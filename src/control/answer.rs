@@ -204,7 +204,8 @@ pub struct TargetStatus {
     pub url: String,
     /// `ok`, `paused` or `probing`.
     pub state: String,
-    /// Why it takes nothing: rsync's cause by its stable name, or `operator` after `fansync pause`.
+    /// Why it takes nothing, or has no room for some paths: rsync's cause by its stable name, or `operator` after
+    /// `fansync pause`.
     pub cause: Option<String>,
     /// What rsync said.
     pub words: String,

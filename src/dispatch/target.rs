@@ -97,6 +97,8 @@ pub(super) struct TargetState {
     /// Paths that a full target had no room for. One that a wider mark took in stays here until the next look.
     culprits: std::collections::BTreeSet<RelPath>,
     hurried_at: Option<Instant>,
+    /// What was said when that happened last.
+    cramped: Option<Trouble>,
     haste: Haste,
 }
 
@@ -164,6 +166,7 @@ impl TargetState {
             suspects: Vec::new(),
             culprits: std::collections::BTreeSet::new(),
             hurried_at: None,
+            cramped: None,
             haste: Haste::NONE,
         }
     }
@@ -341,6 +344,9 @@ impl TargetState {
         self.words.look(|path| self.changes.failures(path) > 0);
         let mut trouble = conclusion.trouble?;
         if let Some(blamed) = blamed {
+            if trouble.remedy.is_pause() && blamed != Blamed::Nobody {
+                self.cramped = Some(trouble.clone());
+            }
             // The paths that rsync named wait by themselves, and are tried so rarely that nobody else has to wait.
             if blamed == Blamed::Known && trouble.remedy.is_pause() {
                 return None;
@@ -642,7 +648,11 @@ impl TargetState {
                     fits
                 })
                 .collect(),
-            trouble: if self.breaker.is_closed() { None } else { self.paused_for.clone() },
+            trouble: match (&self.paused_for, &self.cramped) {
+                (Some(trouble), _) if !self.breaker.is_closed() => Some(trouble.clone()),
+                (_, Some(trouble)) if self.culprits.iter().any(|path| failed(&path)) => Some(trouble.clone()),
+                (..) => None,
+            },
             takes: self.breaker.is_closed(),
             probing: matches!(self.breaker, Breaker::Probing { .. }),
             failures: self.breaker.failures(),

@@ -54,7 +54,8 @@ pub struct TargetView {
     pub dead_letters: usize,
     /// The first of them.
     pub letters: Vec<LetterView>,
-    /// Why it takes no batches; `None` when it does, or when it is being asked for the reason.
+    /// Why it takes no batches, or has no room for some paths; `None` when all is well, or when it is being asked for
+    /// the reason.
     pub trouble: Option<Trouble>,
     /// It takes batches, as far as is known.
     pub takes: bool,

@@ -480,7 +480,8 @@ fn a_path_that_is_known_not_to_fit_does_not_pause_a_target_that_takes_others() {
         assert!((1..=2).contains(&tried), "{tried}");
         bench.pass(SECOND);
     }
-    assert_eq!((bench.view(0).pending, bench.view(0).dead_letters), (1, 1));
+    assert_eq!((bench.view(0).pending, bench.view(0).dead_letters, bench.view(0).takes), (1, 1, true));
+    assert_eq!(bench.view(0).trouble, Some(trouble(TroubleRemedy::Pause(Pace::Slow))), "status says why");
     assert!((8..20).contains(&failures), "{failures}");
 }
 

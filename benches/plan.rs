@@ -33,6 +33,7 @@ fn sighting(number: usize) -> Sighting {
         links: 1,
         size: 10_000,
         changed: WallTime(0),
+        modified: WallTime(0),
     };
     let look = if number.is_multiple_of(10) { Look::Absent } else { Look::Present(status) };
     Sighting { look, excluded: false, siblings: Siblings::default(), survey: None }

@@ -79,7 +79,13 @@ pub fn visit<G: Ground>(source: &Source<G>, scopes: &[Scope], task: &Task, finde
         mark
     };
     match verdict {
-        Verdict::Subtree => return finder.mark(background(MarkKind::Subtree, Content::Since(scope.since))),
+        // Names in it changed too: then it most likely is the one of before, which may be large.
+        Verdict::Subtree if is_changed(status.modified, scope.since) => {
+            return finder.mark(background(MarkKind::Subtree, Content::Since(scope.since)));
+        }
+        // It was renamed, or only its mode or owner changed. Files of a directory that took the place of another have old
+        // ctimes, and may have the sizes and mtimes of those before them.
+        Verdict::Subtree => return finder.mark(background(MarkKind::Subtree, Content::Resend)),
         // Its files are compared, and those that changed since are sent whatever size and mtime say.
         Verdict::Listing => {
             finder.mark(background(MarkKind::Listing, Content::Since(scope.since)));
@@ -207,7 +213,8 @@ mod tests {
             &[scope],
             |mark| {
                 assert_eq!(mark.priority, Priority::Background);
-                found.push(format!("{:?} {}", mark.kind, mark.path));
+                let resend = mark.kind != MarkKind::Point && mark.content == Content::Resend;
+                found.push(format!("{:?} {}{}", mark.kind, mark.path, if resend { ", resent" } else { "" }));
             },
             |path| rechecks.push(format!("recheck {path}")),
         );
@@ -256,8 +263,29 @@ mod tests {
     #[test]
     fn a_directory_that_was_moved_here_is_told_whole_or_left_to_those_who_know() {
         let change = |root: &Path| fs::rename(root.parent().unwrap().join("old tree"), root.join("a/new")).unwrap();
-        assert_eq!(found_after(false, tree, change), ["Listing a", "Subtree a/new"]);
+        assert_eq!(found_after(false, tree, change), ["Listing a", "Subtree a/new, resent"]);
         assert_eq!(found_after(true, tree, change), ["Listing a", "Listing a/new", "recheck a", "recheck a/new"]);
+    }
+
+    /// The twin of a directory, with old inner ctimes and the same sizes and mtimes, was compared by size and mtime.
+    #[test]
+    fn a_directory_that_took_the_place_of_another_is_sent_whole() {
+        let prepare = |root: &Path| {
+            tree(root);
+            fs::create_dir(root.parent().unwrap().join("twin")).unwrap();
+            fs::write(root.parent().unwrap().join("twin/f"), "two").unwrap();
+        };
+        let replace = |root: &Path| {
+            fs::rename(root.join("d"), root.parent().unwrap().join("away")).unwrap();
+            fs::rename(root.parent().unwrap().join("twin"), root.join("d")).unwrap();
+        };
+        assert_eq!(found_after(false, prepare, replace), ["Listing .", "Subtree d, resent"]);
+        // The usual case: a directory in which names changed lies in one in which names changed.
+        let create = |root: &Path| {
+            fs::write(root.join("new"), "").unwrap();
+            fs::write(root.join("d/new"), "").unwrap();
+        };
+        assert_eq!(found_after(false, tree, create), ["Listing .", "Subtree d"]);
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Status {
     pub size: u64,
     /// When the inode last changed; cannot be set by programs.
     pub changed: WallTime,
+    /// When its content, or the names in it, last changed; any program may have set it.
+    pub modified: WallTime,
 }
 
 /// One entry of a directory.
@@ -136,8 +138,12 @@ fn statx(place: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Statu
         | StatxFlags::NLINK
         | StatxFlags::INO
         | StatxFlags::SIZE
-        | StatxFlags::CTIME;
+        | StatxFlags::CTIME
+        | StatxFlags::MTIME;
     let found = rustix::fs::statx(place, name, flags | AtFlags::STATX_DONT_SYNC, wanted)?;
+    let time = |stamp: rustix::fs::StatxTimestamp| {
+        WallTime(stamp.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(stamp.tv_nsec)))
+    };
     Ok(Status {
         entry_type: EntryType::of(FileType::from_raw_mode(u32::from(found.stx_mode))),
         identity: Identity {
@@ -146,9 +152,8 @@ fn statx(place: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Statu
         },
         links: found.stx_nlink,
         size: found.stx_size,
-        changed: WallTime(
-            found.stx_ctime.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(found.stx_ctime.tv_nsec)),
-        ),
+        changed: time(found.stx_ctime),
+        modified: time(found.stx_mtime),
     })
 }
 

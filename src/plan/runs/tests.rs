@@ -32,7 +32,7 @@ fn draft(marks: Vec<DraftMark>) -> Draft {
 
 fn status(entry_type: EntryType, size: u64, changed: i64) -> Status {
     let identity = Identity { device: 1, inode: 1 };
-    Status { entry_type, identity, links: 1, size, changed: WallTime(changed) }
+    Status { entry_type, identity, links: 1, size, changed: WallTime(changed), modified: WallTime(changed) }
 }
 
 fn saw(look: Look) -> Sighting {

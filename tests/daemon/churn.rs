@@ -49,8 +49,6 @@ pub struct Churn {
     pub pace: Option<Duration>,
     /// How long a hard-linked name stays after a change through it: longer than the agent may be kept from looking.
     pub link_rest: Duration,
-    /// Also changes that neither size nor mtime show.
-    pub hides: bool,
     trace: Vec<String>,
     long_lived: Vec<RelPath>,
     last_written: Option<RelPath>,
@@ -147,7 +145,6 @@ impl Churn {
             names: names.list(),
             pace: None,
             link_rest: LINK_REST,
-            hides: true,
             trace: Vec::new(),
             long_lived: Vec::new(),
             last_written: None,
@@ -272,10 +269,6 @@ impl Churn {
                 Trend::Shrinks => self.live < ENTRIES_MIN,
                 Trend::Even => false,
             };
-            let hidden = ["overwrite-keep-mtime", "exchange-twin"].contains(&drawn.name);
-            if hidden && !self.hides {
-                continue;
-            }
             // Rare also at the border, but never impossible.
             if !unwanted || self.rng.u8(..8) == 0 {
                 return drawn;
@@ -381,7 +374,7 @@ impl Churn {
         }
         let full = self.full(&path);
         let (old_size, old_modified) = (size_of(&full)?, modified(&full)?);
-        let same = self.rng.u8(..4) == 0 && self.hides;
+        let same = self.rng.u8(..4) == 0;
         let size = if same { old_size } else { self.size() };
         let directory = match self.rng.u8(..4) {
             0 => self.directory(),

@@ -291,7 +291,6 @@ fn run_in(plan: &Plan, scratch: &Path) -> Result<Option<String>, String> {
     mirror_half(&source, &target, &mut Rng::with_seed(plan.seed ^ 0xdead));
     // Nobody looks at a name before the agent, or the target, is back.
     churn.link_rest += plan.pace.stop_for.max(plan.pace.full_for).max(plan.pace.daemon_every) * 2;
-    churn.hides = !plan.faults.kill;
 
     let step = AtomicUsize::new(0);
     let mut diary = Diary { began: Instant::now(), step: &step, lines: Vec::new() };

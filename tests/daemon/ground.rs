@@ -26,7 +26,20 @@ pub struct Ground {
 
 impl Ground {
     pub fn new() -> Self {
-        let scratch = tempfile::Builder::new().prefix("fansync-ground.").tempdir().expect("a scratch directory");
+        Self::in_directory(&std::env::temp_dir())
+    }
+
+    /// In memory, where that is possible: for many files, which a disk takes long to make and to remove.
+    pub fn in_memory() -> Self {
+        const MEMORY: &str = "/dev/shm";
+        const NEEDED: u64 = 2 << 30;
+        let large = rustix::fs::statvfs(MEMORY).is_ok_and(|room| room.f_bavail * room.f_frsize >= NEEDED);
+        Self::in_directory(&if large { PathBuf::from(MEMORY) } else { std::env::temp_dir() })
+    }
+
+    fn in_directory(directory: &Path) -> Self {
+        let scratch =
+            tempfile::Builder::new().prefix("fansync-ground.").tempdir_in(directory).expect("a scratch directory");
         let place = scratch.path().canonicalize().expect("it was just made");
         let [source, target] = ["source", "target"].map(|name| place.join(name));
         for directory in [&source, &target] {

@@ -23,6 +23,7 @@ mod ground;
 mod names;
 mod plan_rules;
 mod restart;
+mod scale;
 mod shutdown;
 #[path = "../shared/small_queue.rs"]
 mod small_queue;

@@ -14,9 +14,16 @@ test: tools
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
 
-# The daemon under random churn with plain and hostile names, and a large cold start; takes minutes, prints its seeds.
+# The agent under random churn, alone and while things break, large trees, long backlogs. Prints its seeds and figures; about
+# 45 min. One of them, each of which takes 2 min but where said otherwise, with `make soak ONLY=...`:
+#   converges   churn alone (5 min)              changes_overtake    a large cold start (1 min)
+#   faults_queue64, faults_kill, faults_daemon, faults_full, faults_stop, faults_all
+#   a_restart   a million files (15 min)         a_million_marks     for a dead target (5 min)
+#   a_backlog   deaths of the agent in an outage
+# FANSYNC_CHAOS_SEEDS: how many seeds each (default 10 to 20); FANSYNC_CHAOS_SEED: only this one.
+ONLY ?=
 soak: tools
-	$(CARGO) test --release --test daemon soak_ -- --ignored --nocapture
+	$(CARGO) test --release --test daemon soak_$(ONLY) -- --ignored --nocapture --test-threads=1
 
 # The claims, each with its limit from the same run; then the micro-benchmarks.
 bench: release

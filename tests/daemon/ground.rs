@@ -89,6 +89,13 @@ impl Ground {
     }
 }
 
+/// What `fansync status --json` says of the agent with this state folder; `None` while it does not answer.
+pub fn status(state: &Path) -> Option<serde_json::Value> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
+    let output = command.args(["status", "--json", "--state"]).arg(state).output().expect("fansync can be run");
+    serde_json::from_slice(&output.stdout).ok()
+}
+
 /// Waits until `holds`.
 ///
 /// # Panics

@@ -13,6 +13,9 @@ const MARK: u8 = 1;
 /// Version of the records of a root.
 const ROOT: u8 = 1;
 
+const CLEAN: u8 = 1;
+const PAUSED: u8 = 2;
+
 const DERIVED: u8 = 1;
 const LARGE: u8 = 2;
 const SENT: u8 = 4;
@@ -114,7 +117,7 @@ fn encode_content(content: Content, bytes: &mut Vec<u8>) {
 /// The bytes of a root's record.
 #[must_use]
 pub fn encode_root(root: &RootRecord) -> Vec<u8> {
-    let mut bytes = vec![ROOT, u8::from(root.clean)];
+    let mut bytes = vec![ROOT, u8::from(root.clean) * CLEAN + u8::from(root.paused) * PAUSED];
     bytes.extend(root.watermark.map_or(i64::MIN, |watermark| watermark.0).to_le_bytes());
     bytes.extend(root.clock_offset.to_le_bytes());
     bytes.extend(root.file_system.to_le_bytes());
@@ -135,11 +138,11 @@ pub fn encode_root(root: &RootRecord) -> Vec<u8> {
 pub fn decode_root(bytes: &[u8]) -> Result<RootRecord, DamagedRecord> {
     let mut reader = Reader { bytes };
     reader.version(ROOT)?;
-    let clean = match reader.byte()? {
-        0 => false,
-        1 => true,
-        value => return Err(DamagedRecord::Value { what: "the clean flag", value }),
-    };
+    let flags = reader.byte()?;
+    if flags > CLEAN + PAUSED {
+        return Err(DamagedRecord::Value { what: "the flags of a root", value: flags });
+    }
+    let [clean, paused] = [CLEAN, PAUSED].map(|flag| flags & flag != 0);
     let watermark = i64::from_le_bytes(reader.array()?);
     let clock_offset = i64::from_le_bytes(reader.array()?);
     let file_system = u64::from_le_bytes(reader.array()?);
@@ -152,7 +155,7 @@ pub fn decode_root(bytes: &[u8]) -> Result<RootRecord, DamagedRecord> {
     }
     let boot = std::str::from_utf8(reader.bytes).map_err(|_| DamagedRecord::Text)?.to_owned();
     let watermark = (watermark != i64::MIN).then_some(WallTime(watermark));
-    Ok(RootRecord { boot, file_system, inode, fingerprint, watermark, clock_offset, clean, entries })
+    Ok(RootRecord { boot, file_system, inode, fingerprint, watermark, clock_offset, clean, paused, entries })
 }
 
 struct Reader<'a> {
@@ -229,11 +232,11 @@ mod tests {
         #[test]
         fn a_root_comes_back_as_it_was(
             boot in "[a-f0-9-]{0,40}", numbers in any::<[u64; 4]>(), watermark in proptest::option::of(1..i64::MAX),
-            clock_offset in any::<i64>(), clean in any::<bool>(),
+            clock_offset in any::<i64>(), clean in any::<bool>(), paused in any::<bool>(),
         ) {
             let [file_system, inode, fingerprint, entries] = numbers;
             let watermark = watermark.map(WallTime);
-            let root = RootRecord { boot, file_system, inode, fingerprint, watermark, clock_offset, clean, entries };
+            let root = RootRecord { boot, file_system, inode, fingerprint, watermark, clock_offset, clean, paused, entries };
             prop_assert_eq!(decode_root(&encode_root(&root)), Ok(root));
         }
 

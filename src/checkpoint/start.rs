@@ -21,6 +21,8 @@ pub struct RootRecord {
     pub clock_offset: i64,
     /// The agent ended in order.
     pub clean: bool,
+    /// The operator wants nothing to be sent from it.
+    pub paused: bool,
     /// Entries known under the root.
     pub entries: u64,
 }
@@ -109,6 +111,7 @@ mod tests {
             watermark: Some(WallTime(1_000 * SECOND)),
             clock_offset: 500 * SECOND,
             clean: false,
+            paused: false,
             entries: 9,
         };
         let facts = Facts {

@@ -36,6 +36,8 @@ const TARGETS: TableDefinition<'_, (&str, &str), u32> = TableDefinition::new("ta
 const MARKS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("marks");
 /// Number of the target and place in the list to a mark whose deletes are held.
 const HELD: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("held");
+/// Numbers of the targets that the operator has paused.
+const PAUSED: TableDefinition<'_, u32, ()> = TableDefinition::new("paused");
 
 /// Why the checkpoint could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +121,8 @@ pub struct SavedTarget {
     pub marks: Vec<SavedMark>,
     /// What was held.
     pub held: Vec<SavedMark>,
+    /// The operator wants nothing to be sent to it.
+    pub paused: bool,
 }
 
 /// A root at one moment.
@@ -143,6 +147,8 @@ pub struct TargetSnapshot {
     pub changes: Vec<SavedChange>,
     /// The held marks, if they changed.
     pub held: Option<Vec<SavedMark>>,
+    /// As in [`SavedTarget`].
+    pub paused: bool,
 }
 
 /// The open file.
@@ -250,6 +256,7 @@ fn for_each_table(transaction: &WriteTransaction) -> Result<(), StorageError> {
     transaction.open_table(TARGETS).map_err(StorageError::database)?;
     transaction.open_table(MARKS).map_err(StorageError::database)?;
     transaction.open_table(HELD).map_err(StorageError::database)?;
+    transaction.open_table(PAUSED).map_err(StorageError::database)?;
     Ok(())
 }
 
@@ -268,6 +275,7 @@ fn read(database: &Database) -> Result<Loaded, StorageError> {
     let mut marks = read_marks(&transaction, MARKS)?;
     let mut held = read_marks(&transaction, HELD)?;
     let targets = transaction.open_table(TARGETS).map_err(StorageError::database)?;
+    let paused = transaction.open_table(PAUSED).map_err(StorageError::database)?;
     for entry in targets.iter().map_err(StorageError::database)? {
         let (key, number) = entry.map_err(StorageError::database)?;
         let ((root, location), number) = (key.value(), number.value());
@@ -275,6 +283,7 @@ fn read(database: &Database) -> Result<Loaded, StorageError> {
             let target = SavedTarget {
                 marks: marks.remove(&number).unwrap_or_default(),
                 held: held.remove(&number).unwrap_or_default(),
+                paused: paused.get(number).map_err(StorageError::database)?.is_some(),
             };
             root.targets.insert(location.to_owned(), target);
         }
@@ -381,6 +390,12 @@ fn write_target(transaction: &WriteTransaction, root: &str, target: &TargetSnaps
             }
         }
     };
+    let mut paused = transaction.open_table(PAUSED).map_err(StorageError::database)?;
+    if target.paused {
+        paused.insert(number, ()).map_err(StorageError::database)?;
+    } else {
+        paused.remove(number).map_err(StorageError::database)?;
+    }
     let all = (number, 0)..=(number, u32::MAX);
     let mut marks = transaction.open_table(MARKS).map_err(StorageError::database)?;
     if target.whole {
@@ -426,6 +441,8 @@ fn forget_targets(transaction: &WriteTransaction, root: &str, kept: &BTreeSet<&s
         marks.retain_in(all.clone(), |_, _| false).map_err(StorageError::database)?;
         let mut held = transaction.open_table(HELD).map_err(StorageError::database)?;
         held.retain_in(all, |_, _| false).map_err(StorageError::database)?;
+        let mut paused = transaction.open_table(PAUSED).map_err(StorageError::database)?;
+        paused.remove(number).map_err(StorageError::database)?;
     }
     Ok(())
 }
@@ -463,12 +480,13 @@ mod tests {
             watermark: Some(WallTime(watermark)),
             clock_offset: 4,
             clean: true,
+            paused: true,
             entries: 5,
         }
     }
 
     fn snapshot(watermark: i64, whole: bool, changes: Vec<SavedChange>) -> Snapshot {
-        let target = TargetSnapshot { location: "rsync://h/m".to_owned(), whole, changes, held: None };
+        let target = TargetSnapshot { location: "rsync://h/m".to_owned(), whole, changes, held: None, paused: true };
         Snapshot { root: "data".to_owned(), record: record(watermark), targets: vec![target] }
     }
 
@@ -495,6 +513,7 @@ mod tests {
         assert_eq!(found(scratch.path()), ["b2", "c", "d"]);
         let Opened { mut storage, loaded, .. } = open(scratch.path()).unwrap();
         assert_eq!(loaded.roots["data"].record, record(20));
+        assert!(loaded.roots["data"].targets["rsync://h/m"].paused);
         storage.write(&snapshot(30, true, vec![(7, Some(mark("only")))])).unwrap();
         drop(storage);
         assert_eq!(found(scratch.path()), ["only"]);

@@ -141,6 +141,9 @@ impl Pipeline {
         let mut live = false;
         let raw = self.clock_watch.raw();
         self.poll.registry().register(&mut SourceFd(&raw), CLOCK, Interest::READABLE)?;
+        if self.resume.paused != (false, Vec::new()) {
+            tracing::warn!(root = self.source.name, "still paused, as the run before was: see 'fansync status'");
+        }
         let restored = Now { instant: clock::now(), wall: clock::coarse_now() };
         self.resume.restore(restored, &mut self.dispatcher);
         loop {

@@ -34,6 +34,8 @@ pub(super) struct Resume {
     pub start: Start,
     /// For each target what it waited for; `None`: it is new, and compared in full.
     pub targets: Vec<Option<Vec<SavedMark>>>,
+    /// Whether the operator had paused the root, and which of its targets.
+    pub paused: (bool, Vec<TargetId>),
     /// Entries that were known under the root.
     #[expect(dead_code, reason = "the delete guard reads it")]
     pub entries_before: Option<u64>,
@@ -42,7 +44,8 @@ pub(super) struct Resume {
 impl Resume {
     /// Without a checkpoint.
     pub(super) fn cold(reason: &'static str, targets: usize) -> Self {
-        Self { start: Start::Cold { reason }, targets: vec![None; targets], entries_before: None }
+        let start = Start::Cold { reason };
+        Self { start, targets: vec![None; targets], paused: (false, Vec::new()), entries_before: None }
     }
 
     /// From what the run before left.
@@ -54,17 +57,26 @@ impl Resume {
             start => start,
         };
         let Some(mut saved) = saved else {
-            return Self { start, targets: vec![None; locations.len()], entries_before: None };
+            let targets = vec![None; locations.len()];
+            return Self { start, targets, paused: (false, Vec::new()), entries_before: None };
         };
         // Of another directory the old marks say nothing: their paths would look like deletes.
         let same = (saved.record.file_system, saved.record.inode) == (facts.file_system, facts.inode);
+        let is_paused = |location: &String| saved.targets.get(location).is_some_and(|target| target.paused);
+        let ids = (0..u16::MAX).map(TargetId).zip(locations);
+        let paused = ids.filter(|(_, location)| is_paused(location)).map(|(id, _)| id).collect();
         let mut marks_of = |location: &String| saved.targets.remove(location).map(|target| target.marks);
         let targets = locations.iter().map(|location| marks_of(location).filter(|_| same)).collect();
-        Self { start, targets, entries_before: Some(saved.record.entries) }
+        let paused = (saved.record.paused, paused);
+        Self { start, targets, paused, entries_before: Some(saved.record.entries) }
     }
 
     /// Gives the dispatcher what its targets waited for.
     pub(super) fn restore(&mut self, now: Now, dispatcher: &mut Dispatcher) {
+        let (root, targets) = &self.paused;
+        for target in root.then_some(None).into_iter().chain(targets.iter().copied().map(Some)) {
+            dispatcher.pause(target);
+        }
         for (index, marks) in self.targets.iter_mut().enumerate() {
             if let Some(marks) = marks {
                 let id = TargetId(u16::try_from(index).unwrap_or(u16::MAX));
@@ -113,12 +125,22 @@ pub(super) struct Saver {
     pub locations: Vec<String>,
     saved_at: Option<Instant>,
     saved_watermark: Option<WallTime>,
+    saved_paused: (bool, Vec<TargetId>),
     whole: bool,
 }
 
 impl Saver {
     pub(super) fn new(keeper: Arc<Keeper>, root: String, facts: Facts, locations: Vec<String>) -> Self {
-        Self { keeper, root, facts, locations, saved_at: None, saved_watermark: None, whole: true }
+        Self {
+            keeper,
+            root,
+            facts,
+            locations,
+            saved_at: None,
+            saved_watermark: None,
+            saved_paused: (false, Vec::new()),
+            whole: true,
+        }
     }
 
     /// Offers a snapshot when one is due. `watermark` must be of before the dispatcher took its last marks.
@@ -133,7 +155,7 @@ impl Saver {
         if self.wake_at(now.instant, dispatcher) > now.instant {
             return;
         }
-        if self.whole || dispatcher.is_unsaved() || watermark != self.saved_watermark {
+        if self.whole || self.has_news(dispatcher) || watermark != self.saved_watermark {
             self.offer(now, watermark, entries, dispatcher, false);
         } else {
             self.saved_at = Some(now.instant);
@@ -142,10 +164,14 @@ impl Saver {
 
     /// When a snapshot may be due. Now and then even when nothing happens, as the watermark goes on by itself.
     pub(super) fn wake_at(&self, now: Instant, dispatcher: &Dispatcher) -> Instant {
-        let pause = if !self.whole && dispatcher.is_unsaved() { PAUSE } else { PAUSE_IDLE };
+        let pause = if !self.whole && self.has_news(dispatcher) { PAUSE } else { PAUSE_IDLE };
         let due = self.saved_at.map_or(now, |saved_at| saved_at + pause);
         // The thread does not tell when it is done.
         if self.keeper.is_idle() { due } else { due.max(now + BUSY_LOOK) }
+    }
+
+    fn has_news(&self, dispatcher: &Dispatcher) -> bool {
+        dispatcher.is_unsaved() || dispatcher.paused() != self.saved_paused
     }
 
     fn offer(&mut self, now: Now, watermark: Option<WallTime>, entries: u64, dispatcher: &mut Dispatcher, clean: bool) {
@@ -159,8 +185,10 @@ impl Saver {
             watermark,
             clock_offset: clock::boot_offset(),
             clean,
+            paused: dispatcher.paused().0,
             entries,
         };
+        self.saved_paused = dispatcher.paused();
         let changes = dispatcher.unsaved(now, whole);
         let targets = self.locations.iter().zip(changes);
         let targets = targets.map(|(location, changes)| TargetSnapshot {
@@ -168,8 +196,13 @@ impl Saver {
             whole,
             changes,
             held: whole.then(Vec::new),
+            paused: false,
         });
-        self.keeper.offer(Snapshot { root: self.root.clone(), record, targets: targets.collect() });
+        let mut targets: Vec<TargetSnapshot> = targets.collect();
+        for id in &self.saved_paused.1 {
+            targets[usize::from(id.0)].paused = true;
+        }
+        self.keeper.offer(Snapshot { root: self.root.clone(), record, targets });
         (self.saved_at, self.saved_watermark) = (Some(now.instant), watermark);
     }
 

@@ -70,6 +70,7 @@ impl Stage {
             whole: false,
             changes: Vec::new(),
             held: None,
+            paused: false,
         });
         let snapshot = Snapshot { root: name, record: change(root.record), targets: targets.collect() };
         storage.write(&snapshot).unwrap();
@@ -184,6 +185,38 @@ fn state_that_cannot_be_read_is_set_aside_and_named() {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_target_that_the_operator_paused_stays_paused_until_it_is_resumed() {
+    let stage = Stage::new();
+    stage.run_once();
+    let mut agent = stage.start();
+    let ask = |command: &str| {
+        let mut ask = Command::new(env!("CARGO_BIN_EXE_fansync"));
+        let output = ask.arg(command).arg("--state").arg(stage.state()).arg("--json").output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let order = |command: &str| {
+        let mut order = Command::new(env!("CARGO_BIN_EXE_fansync"));
+        assert!(order.arg(command).arg("--state").arg(stage.state()).status().unwrap().success(), "{command}");
+    };
+    order("pause");
+    let copy = || {
+        let copy = tempfile::tempdir().unwrap();
+        fs::copy(stage.state().join("checkpoint.redb"), copy.path().join("checkpoint.redb")).unwrap();
+        checkpoint::open(copy.path()).unwrap().loaded
+    };
+    until("checkpoint", PATIENCE, &agent, || copy().roots.values().any(|root| root.record.paused));
+    agent.kill();
+    let agent = stage.start();
+    fs::write(stage.ground.at("d/1/f"), "changed while it is paused").unwrap();
+    until("mark", PATIENCE, &agent, || ask("status").contains(r#""pending":1"#));
+    assert!(ask("status").contains(r#""state":"paused""#), "{}", ask("status"));
+    assert!(agent.log().contains("still paused"));
+    assert_eq!(fs::read(stage.ground.there("d/1/f")).unwrap(), b"1");
+    order("resume");
+    stage.ground.wait_equal(&agent);
 }
 
 #[test]

@@ -944,7 +944,9 @@ impl ChangeSet {
             }
         };
         tally.returned += 1;
-        let asks = Asks { kind: flight.kind, content: flight.least, priority: flight.priority };
+        // What fails again and again is a difference that is known: the comparison is through but for it.
+        let priority = if not_before.is_some() && attempts >= 2 { Priority::Live } else { flight.priority };
+        let asks = Asks { kind: flight.kind, content: flight.least, priority };
         if let Some(above) = self.covering(node, &asks) {
             self.stand_for(above, flight.first, flight.least);
             return self.trie.prune(node);
@@ -955,7 +957,7 @@ impl ChangeSet {
             kind: flight.kind,
             content: flight.content,
             least: flight.least,
-            priority: flight.priority,
+            priority,
             // It settled before it was taken, so it is complete; a newer event may say otherwise.
             times: Times { first: flight.first, last: flight.first, stage: Stage::Complete, not_before },
             derived: flight.derived,
@@ -969,7 +971,7 @@ impl ChangeSet {
             merged.kind = merged.kind.max(newer.kind);
             merged.content = merged.content.join(newer.content);
             merged.least = merged.least.join(newer.least);
-            merged.priority = merged_priority((flight.priority, flight.stage), (newer.priority, newer.times.stage));
+            merged.priority = merged_priority((priority, flight.stage), (newer.priority, newer.times.stage));
             if is_news(newer.derived, newer.times.stage) {
                 merged.times.not_before = None;
             }

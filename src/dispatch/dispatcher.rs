@@ -82,7 +82,7 @@ impl Dispatcher {
             Report::Concluded { batch, conclusion } => {
                 state.on_concluded(now, lane, batch, conclusion, &mut self.rng, &mut notices)
             }
-            Report::Probed(trouble) => state.on_probed(now.instant, lane, trouble, &mut self.rng, &mut notices),
+            Report::Probed(trouble) => state.on_probed(now, lane, trouble, &mut self.rng, &mut notices),
         };
         match trouble {
             Some(trouble) if trouble.remedy == TroubleRemedy::HoldSource => {

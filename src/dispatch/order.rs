@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::breaker::Pace;
-use crate::change::{BatchId, Draft, Mark};
+use crate::change::{BatchId, Content, Draft, Mark, MarkKind};
 use crate::path::RelPath;
 use crate::target::TargetId;
 
@@ -102,12 +102,14 @@ pub struct FailedMark {
 }
 
 /// Why a single mark failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// The source changed between the look and the transfer: look again, at once the first time.
     Raced,
     /// The target refuses it, or the source cannot be read: again after a pause.
     Refused,
+    /// It lies beneath a listing or subtree of which all else is on the target: it gets a mark of its own.
+    Beneath(MarkKind, Content),
 }
 
 /// What was wrong with the target, the source or the batch as a whole.
@@ -130,6 +132,8 @@ pub enum TroubleRemedy {
     Pause(Pace),
     /// The same, and small batches afterwards: the target is full.
     PauseFull,
+    /// Rarely, and compare everything afterwards: the directory was gone, and may be another one when it is back.
+    PauseAnew,
     /// The receiver cannot take missing arguments: do without them.
     DropMissingArgs,
     /// The root is not what it was: send nothing, look again soon.
@@ -145,7 +149,7 @@ impl TroubleRemedy {
     #[must_use]
     pub fn is_pause(self) -> bool {
         match self {
-            Self::Pause(_) | Self::PauseFull => true,
+            Self::Pause(_) | Self::PauseFull | Self::PauseAnew => true,
             Self::DropMissingArgs | Self::HoldSource | Self::Again | Self::Stopping => false,
         }
     }

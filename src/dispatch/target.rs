@@ -99,6 +99,8 @@ pub(super) struct TargetState {
     hurried_at: Option<Instant>,
     /// What was said when that happened last.
     cramped: Option<Trouble>,
+    /// Its directory was gone: when it takes batches again, everything is compared.
+    anew: bool,
     haste: Haste,
 }
 
@@ -167,6 +169,7 @@ impl TargetState {
             culprits: std::collections::BTreeSet::new(),
             hurried_at: None,
             cramped: None,
+            anew: false,
             haste: Haste::NONE,
         }
     }
@@ -320,6 +323,7 @@ impl TargetState {
                     TroubleRemedy::Pause(Pace::Now) => true,
                     TroubleRemedy::Pause(_) => self.breaker.is_closed() && self.breaker.failures() >= SUSPECT_AFTER,
                     TroubleRemedy::PauseFull
+                    | TroubleRemedy::PauseAnew
                     | TroubleRemedy::DropMissingArgs
                     | TroubleRemedy::HoldSource
                     | TroubleRemedy::Again
@@ -446,7 +450,7 @@ impl TargetState {
                 let pause = if attempts == 1 { Duration::ZERO } else { RACED_BACKOFF.pause(attempts - 1, rng) };
                 Fate::Retry { not_before: now.instant + refusal.haste.shorten(pause), alone: false }
             }
-            Some(FailedMark { why: Why::Refused, words, .. }) => {
+            Some(FailedMark { why: Why::Refused | Why::Beneath(..), words, .. }) => {
                 let attempts = attempts.get(path).copied().unwrap_or(0) + 1;
                 let pause = refusal.note(path, attempts, words, rng, notices);
                 Fate::Retry { not_before: now.instant + pause, alone: false }
@@ -464,8 +468,15 @@ impl TargetState {
             }
         }
         for (path, failed) in failed {
-            // Attributes of a directory above the batch: its entries are there, the directory's times or mode are not.
-            notices.push(Notice::PathFailed { target, path, words: failed.words, attempts: 1, dead_letter: false });
+            if let Why::Beneath(kind, content) = failed.why {
+                let mut mark = Mark::new(path, kind).content(content);
+                mark.changes_names = false;
+                // It has failed, so nobody waits for it to be compared.
+                self.changes.mark(now, &mark);
+            } else {
+                // Attributes of a directory above the batch: its entries are there, its times or mode are not.
+                notices.push(Notice::PathFailed { target, path, words: failed.words, attempts: 1, dead_letter: false });
+            }
         }
         notices.push(Notice::Acknowledged {
             target,
@@ -509,7 +520,7 @@ impl TargetState {
 
     pub(super) fn on_probed(
         &mut self,
-        now: Instant,
+        now: Now,
         lane: LaneId,
         trouble: Option<Trouble>,
         rng: &mut fastrand::Rng,
@@ -523,6 +534,11 @@ impl TargetState {
                 }
                 self.breaker.close();
                 self.suspects.clear();
+                if std::mem::take(&mut self.anew) {
+                    let mut everything = Mark::new(RelPath::root(), MarkKind::Subtree).priority(Priority::Background);
+                    everything.changes_names = false;
+                    self.changes.mark(now, &everything);
+                }
                 None
             }
             Some(trouble) => {
@@ -541,10 +557,10 @@ impl TargetState {
                     },
                     ..trouble
                 };
-                let rest = self.on_trouble(now, trouble, busy, rng, notices);
+                let rest = self.on_trouble(now.instant, trouble, busy, rng, notices);
                 if matches!(self.breaker, Breaker::Probing { .. }) {
                     // Not the target's fault, or mended without a pause: ask again.
-                    self.breaker = Breaker::Open { until: now, failures: self.breaker.failures() };
+                    self.breaker = Breaker::Open { until: now.instant, failures: self.breaker.failures() };
                 }
                 rest
             }
@@ -564,6 +580,10 @@ impl TargetState {
             TroubleRemedy::Pause(pace) => pace,
             TroubleRemedy::PauseFull => {
                 self.batch_max = BATCH_WHEN_FULL;
+                Pace::Slow
+            }
+            TroubleRemedy::PauseAnew => {
+                self.anew = true;
                 Pace::Slow
             }
             // It went without them already: something else is wrong.

@@ -197,6 +197,12 @@ impl Cause {
         self.row().2
     }
 
+    /// Whether the target's own directory is not there. When it is, it may be another one: mounted, or made anew.
+    #[must_use]
+    pub fn is_without_destination(self) -> bool {
+        matches!(self, Self::ModulePath | Self::DestinationMissing | Self::DestinationUnusable)
+    }
+
     /// Whether a receiver may have died in the middle of a file without removing what it had written of it: a killed one
     /// leaves `.NAME.XXXXXX` (observed, 3.5.0), one that is terminated or loses its connection does not.
     #[must_use]

@@ -275,6 +275,9 @@ pub(super) fn trouble_of(verdict: &Verdict) -> Option<Trouble> {
         // The target may be at fault, or a path of the batch: the probe tells.
         Remedy::RetryBatch | Remedy::Probe => TroubleRemedy::Pause(Pace::Now),
         Remedy::PauseTarget { .. } if verdict.cause == Cause::TargetFull => TroubleRemedy::PauseFull,
+        Remedy::PauseTarget { .. } | Remedy::StopTarget if verdict.cause.is_without_destination() => {
+            TroubleRemedy::PauseAnew
+        }
         Remedy::PauseTarget { pace: cause::Pace::Soon } => TroubleRemedy::Pause(Pace::Soon),
         Remedy::PauseTarget { pace: cause::Pace::Normal } => TroubleRemedy::Pause(Pace::Normal),
         Remedy::PauseTarget { pace: cause::Pace::Slow } | Remedy::StopTarget => TroubleRemedy::Pause(Pace::Slow),
@@ -288,13 +291,17 @@ pub(super) fn trouble_of(verdict: &Verdict) -> Option<Trouble> {
 #[derive(Debug, Default)]
 struct Failures {
     marks: BTreeSet<RelPath>,
+    /// The listings and subtrees among them.
+    wide: std::collections::BTreeMap<RelPath, (MarkKind, Content)>,
     failed: std::collections::BTreeMap<RelPath, FailedMark>,
 }
 
 impl Failures {
     fn new(draft: &Draft) -> Self {
+        let wide = draft.marks.iter().filter(|mark| matches!(mark.kind, MarkKind::Listing | MarkKind::Subtree));
         Self {
             marks: draft.marks.iter().map(|mark| mark.path.clone()).collect(),
+            wide: wide.map(|mark| (mark.path.clone(), (mark.kind, mark.content))).collect(),
             failed: std::collections::BTreeMap::new(),
         }
     }
@@ -310,7 +317,29 @@ impl Failures {
             // Only attributes of a directory above the entries: they are on the target, but the operator shall know.
             return self.insert(failed.path.clone(), why, &failed.words);
         }
-        self.add(&failed.path, why, &failed.words);
+        match self.nearest(&failed.path).and_then(|above| self.wide.get_key_value(&above)) {
+            Some((above, (kind, content))) if *above != failed.path => {
+                let kind = match kind {
+                    _ if !failed.contents => MarkKind::Attributes,
+                    MarkKind::Subtree => MarkKind::Subtree,
+                    MarkKind::Listing | MarkKind::Point | MarkKind::Attributes => MarkKind::Point,
+                };
+                self.insert(failed.path.clone(), Why::Beneath(kind, *content), &failed.words);
+            }
+            Some(_) | None => self.add(&failed.path, why, &failed.words),
+        }
+    }
+
+    /// The mark of the path, or the nearest above it.
+    fn nearest(&self, path: &RelPath) -> Option<RelPath> {
+        let mut at = Some(path.clone());
+        while let Some(here) = at {
+            if self.marks.contains(&here) {
+                return Some(here);
+            }
+            at = here.parent();
+        }
+        None
     }
 
     fn covers(&self, path: &RelPath) -> bool {
@@ -319,12 +348,8 @@ impl Failures {
 
     /// The mark that asked for `path`: its own, or the nearest above it, or else those beneath it.
     fn add(&mut self, path: &RelPath, why: Why, words: &str) {
-        let mut at = Some(path.clone());
-        while let Some(here) = at {
-            if self.marks.contains(&here) {
-                return self.insert(here, why, words);
-            }
-            at = here.parent();
+        if let Some(here) = self.nearest(path) {
+            return self.insert(here, why, words);
         }
         let beneath: Vec<RelPath> = beneath(&self.marks, path).cloned().collect();
         for mark in beneath {

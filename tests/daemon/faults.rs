@@ -8,6 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,9 +80,9 @@ struct Pace {
 }
 
 const SHORT: Pace = Pace {
-    lasts: Duration::from_secs(5),
+    lasts: Duration::from_secs(6),
     operations: 500,
-    kill_every: Duration::from_millis(700),
+    kill_every: Duration::from_millis(1200),
     daemon_every: Duration::from_millis(1000),
     full_for: Duration::from_secs(2),
     stop_for: Duration::from_secs(2),
@@ -211,6 +212,29 @@ impl<'a> Agents<'a> {
         }
     }
 
+    /// Waits until the first comparison is through and the checkpoint says so: a death before that leads to another
+    /// comparison, which would find almost all that the checkpoint has lost.
+    fn wait_saved(&self) {
+        let saved = |told: serde_json::Value| {
+            let root = &told["roots"][0];
+            let pending = root["targets"][0]["pending"].as_u64()?;
+            let compared = root["targets"][0]["compared"].as_bool()?;
+            let written = root["checkpoint"]["written"].as_f64()?;
+            Some((compared && pending == 0, written))
+        };
+        let state = self.scratch.join("state");
+        let mut compared_at = None;
+        until("comparison and checkpoint", PATIENCE, &self.now, || {
+            let Some((compared, written)) = status(&state).and_then(saved) else { return false };
+            if compared && compared_at.is_none() {
+                compared_at = Some(written);
+                // Something to write: an idle agent takes its time.
+                fs::set_permissions(self.source, fs::Permissions::from_mode(0o755)).expect("it is ours");
+            }
+            compared_at.is_some_and(|at| written > at)
+        });
+    }
+
     fn is_starting(&self) -> bool {
         self.setting.is_some()
     }
@@ -322,6 +346,7 @@ fn run_in(plan: &Plan, scratch: &Path) -> Result<Option<String>, String> {
     let Some(mut agents) = Agents::start(plan, &source, to, scratch) else { return Ok(None) };
     agents.now.wait_ready();
     agents.tick();
+    agents.wait_saved();
 
     let broken = std::thread::scope(|scope| {
         let churner = scope.spawn(|| churn_along(&mut churn, plan, &step));
@@ -446,7 +471,8 @@ fn break_things(
             diary.note(if stopped { "the stopped agent is killed" } else { "the agent is killed" });
             agents.kill();
             agents.start_again();
-            kill_at = began.elapsed() + pace.kill_every;
+            // At any moment between two checkpoints, which are a second apart.
+            kill_at = began.elapsed() + pace.kill_every.mul_f64(0.5 + rng.f64());
         }
         let stopped = !agents.stopped.is_empty();
         if faults.stop && at >= stop_at {

@@ -596,8 +596,13 @@ fn deletes_that_rsync_held_back_are_not_acknowledged() {
     let daemon = bench.daemon(&DaemonOptions::default());
     for target in [OsString::from(daemon.url()), bench.destination().into_os_string()] {
         let limited = bench.batch(&target, &[b"x", b"y", b"z"]).option("--max-delete=0").run();
-        assert_eq!((&limited.applied, limited.cause), (&Applied::Unclear, Cause::DeleteLimit));
-        assert_eq!(limited.remedy, Remedy::HoldSource);
+        assert_eq!((&limited.applied, limited.cause), (&Applied::All, Cause::DeleteLimit));
+        assert_eq!(limited.limited, Some(3), "they are to be held: see `worker::ship`");
+        let some = bench.batch(&target, &[b"x", b"y", b"z"]).option("--max-delete=1").option("--stats").run();
+        assert_eq!((some.limited, some.deleted), (Some(2), Some(1)));
+        write(bench.destination().join("x"), b"old");
+        write(bench.destination().join("y"), b"old");
+        write(bench.destination().join("z"), b"old");
         let suppressed = bench.batch(&target, &[b"file/below", b""]).option("--delete").run();
         assert_eq!((&suppressed.applied, suppressed.cause), (&Applied::Unclear, Cause::DeletesSuppressed));
         assert_eq!(suppressed.remedy, Remedy::Halve);

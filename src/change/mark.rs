@@ -74,6 +74,31 @@ pub enum Stage {
     Lazy,
 }
 
+/// What a target may lose by a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Deletes {
+    /// At most the one name: what it stood for was no directory.
+    Single,
+    /// Nobody knows: a directory may have been there.
+    Unknown,
+    /// Whatever it is, the operator approved it.
+    Approved,
+    /// Nothing: deletes around it are held.
+    Denied,
+}
+
+impl Deletes {
+    /// Of two marks of one path.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Approved, _) | (_, Self::Approved) => Self::Approved,
+            (Self::Single, Self::Single) => Self::Single,
+            (Self::Single | Self::Unknown | Self::Denied, _) => Self::Unknown,
+        }
+    }
+}
+
 /// "This may differ", as a shard, a walker or a worker says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
@@ -95,6 +120,8 @@ pub struct Mark {
     pub derived: bool,
     /// Its file is known to be large: the large lane takes it.
     pub large: bool,
+    /// What may be deleted for it.
+    pub deletes: Deletes,
 }
 
 impl Mark {
@@ -111,6 +138,8 @@ impl Mark {
             changes_names: true,
             derived: false,
             large: false,
+            // Attributes of a directory delete nothing.
+            deletes: if kind == MarkKind::Attributes { Deletes::Single } else { Deletes::Unknown },
         }
     }
 

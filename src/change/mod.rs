@@ -9,10 +9,10 @@ mod set;
 mod settle;
 mod trie;
 
-pub use mark::{Content, Mark, MarkKind, Priority, Stage};
+pub use mark::{Content, Deletes, Mark, MarkKind, Priority, Stage};
 pub use saved::{SavedChange, SavedMark};
 pub use set::{
-    BatchId, CTIME_SLACK, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Fate, MarkView, Now, PathView, Tally,
-    Want,
+    BatchId, CTIME_SLACK, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Fate, HeldMark, MarkView, Now,
+    PathView, Tally, Want,
 };
 pub use settle::SettleOptions;

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::mark::{Content, Mark, MarkKind, Priority, Stage};
+use super::mark::{Content, Deletes, Mark, MarkKind, Priority, Stage};
 use super::saved::{SavedChange, SavedMark, Unsaved};
 use super::settle::{Heat, SettleOptions, Times};
 use super::trie::{NodeId, ROOT, Trie, Weigh};
@@ -105,6 +105,19 @@ pub struct DraftMark {
     pub derived: bool,
     /// Failures so far.
     pub attempts: u32,
+    /// What may be deleted for it.
+    pub deletes: Deletes,
+}
+
+/// A mark that left because its deletes are held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldMark {
+    /// Where.
+    pub path: RelPath,
+    /// How much.
+    pub kind: MarkKind,
+    /// Its first event.
+    pub first: Instant,
 }
 
 /// What becomes of a mark whose batch ended.
@@ -129,6 +142,8 @@ pub enum Fate {
     /// Some path of the batch failed and nobody can tell which: pending again, in batches of at most half as many, so
     /// that the one is found whatever else goes well meanwhile.
     Split,
+    /// It is on the target but for its deletes, which are held: it leaves, by way of [`Tally::held`].
+    Held,
 }
 
 /// What a concluded batch did.
@@ -140,6 +155,8 @@ pub struct Tally {
     pub done_background: usize,
     /// Marks that are pending again.
     pub returned: usize,
+    /// Marks whose deletes are held.
+    pub held: Vec<HeldMark>,
 }
 
 /// How many marks may be in a batch with this one, itself included.
@@ -163,6 +180,7 @@ struct Pending {
     large: bool,
     company: Company,
     attempts: u32,
+    deletes: Deletes,
     sequence: u64,
     due: Instant,
 }
@@ -179,6 +197,7 @@ struct Flight {
     large: bool,
     company: Company,
     attempts: u32,
+    deletes: Deletes,
 }
 
 #[derive(Debug, Default)]
@@ -216,6 +235,9 @@ struct Batch {
     first: Instant,
     started: u64,
 }
+
+/// What all marks of one draft share.
+type Shape = (Class, std::mem::Discriminant<Content>, bool);
 
 /// Key of a due queue: due, sequence, node.
 type Turn = (Instant, u64, NodeId);
@@ -266,15 +288,20 @@ impl Pending {
             && self.content.covers(other.content)
             // A mark that failed waits; what is new beneath it must not wait with it.
             && self.attempts == 0
+            // What is approved stays so, and nothing else becomes it.
+            && (self.deletes == Deletes::Approved) == (other.deletes == Deletes::Approved)
     }
 
     /// What all marks of one draft share. Points of both contents go together: the plan tells them apart, once it
     /// knows their sizes.
-    fn shape(&self) -> (Class, std::mem::Discriminant<Content>) {
+    fn shape(&self) -> Shape {
+        let approved = self.deletes == Deletes::Approved;
         match self.kind {
-            MarkKind::Attributes | MarkKind::Point => (Class::Points, std::mem::discriminant(&Content::Compare)),
-            MarkKind::Listing => (Class::Listing, std::mem::discriminant(&self.content)),
-            MarkKind::Subtree => (Class::Subtree, std::mem::discriminant(&self.content)),
+            MarkKind::Attributes | MarkKind::Point => {
+                (Class::Points, std::mem::discriminant(&Content::Compare), approved)
+            }
+            MarkKind::Listing => (Class::Listing, std::mem::discriminant(&self.content), approved),
+            MarkKind::Subtree => (Class::Subtree, std::mem::discriminant(&self.content), approved),
         }
     }
 }
@@ -284,6 +311,7 @@ struct Asks {
     kind: MarkKind,
     content: Content,
     priority: Priority,
+    deletes: Deletes,
 }
 
 /// The stage of two marks of one path: the newer event tells, but a lazy one tells nothing.
@@ -347,7 +375,7 @@ impl ChangeSet {
         self.sequence += 1;
         let node = self.trie.reach(&mark.path);
         self.touch(node, mark);
-        let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority };
+        let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority, deletes: mark.deletes };
         let first = self.first_event(now.instant, mark);
         let least = looking_back(now, first, mark.content);
         if let Some(above) = self.covering(node, &Asks { content: least, ..asks }) {
@@ -409,6 +437,7 @@ impl ChangeSet {
             let Some(pending) = &self.trie.value(candidate).pending else { continue };
             let covered = mark.gone_directory
                 || (asks.priority <= pending.priority
+                    && (asks.deletes == Deletes::Approved) == (pending.deletes == Deletes::Approved)
                     && asks.content.covers(pending.least)
                     && (asks.kind == MarkKind::Subtree || pending.kind <= MarkKind::Point));
             if covered {
@@ -565,7 +594,7 @@ impl ChangeSet {
             Content::Resend => Content::Since(saved.first.minus(CTIME_SLACK)),
             Content::Compare | Content::Since(_) => saved.least,
         };
-        let asks = Asks { kind: mark.kind, content: least, priority: mark.priority };
+        let asks = Asks { kind: mark.kind, content: least, priority: mark.priority, deletes: mark.deletes };
         if let Some(above) = self.covering(node, &asks) {
             self.stand_for(above, first, least);
             return self.trie.prune(node);
@@ -598,6 +627,7 @@ impl ChangeSet {
                 large: mark.large,
                 company: Company::default(),
                 attempts: 0,
+                deletes: mark.deletes,
                 sequence,
                 due: now,
             },
@@ -617,6 +647,7 @@ impl ChangeSet {
                 large: older.large || mark.large,
                 company: older.company,
                 attempts: older.attempts,
+                deletes: older.deletes.join(mark.deletes),
                 sequence: older.sequence,
                 due: now,
             },
@@ -699,7 +730,7 @@ impl ChangeSet {
             due.sort_unstable();
         }
         let mut taken: Vec<NodeId> = Vec::new();
-        let mut shape: Option<(Class, std::mem::Discriminant<Content>)> = None;
+        let mut shape: Option<Shape> = None;
         let mut marks_max = want.marks_max;
         for ((_, _, node), large) in due {
             if taken.len() >= marks_max {
@@ -727,7 +758,7 @@ impl ChangeSet {
             taken.push(node);
             marks_max = marks_max.min(company_max);
         }
-        let (class, _) = shape?;
+        let (class, ..) = shape?;
         Some(self.launch(now, class, priority, want.large, &taken))
     }
 
@@ -788,6 +819,7 @@ impl ChangeSet {
                 content: pending.content,
                 derived: pending.derived,
                 attempts: pending.attempts,
+                deletes: pending.deletes,
             });
             self.note_unsaved(*node);
             self.trie.update(*node, |value| {
@@ -803,6 +835,7 @@ impl ChangeSet {
                     large: pending.large,
                     company: pending.company,
                     attempts: pending.attempts,
+                    deletes: pending.deletes,
                 });
             });
         }
@@ -935,6 +968,10 @@ impl ChangeSet {
                 }
                 return self.trie.prune(node);
             }
+            Fate::Held => {
+                tally.held.push(HeldMark { path, kind: flight.kind, first: flight.first });
+                return self.trie.prune(node);
+            }
             Fate::Again { large } => (None, flight.company, large || flight.large, flight.attempts),
             Fate::Behind => (Some(now.instant), flight.company, flight.large, flight.attempts),
             Fate::Split => (None, self.at_most(half), flight.large, flight.attempts),
@@ -946,7 +983,7 @@ impl ChangeSet {
         tally.returned += 1;
         // What fails again and again is a difference that is known: the comparison is through but for it.
         let priority = if not_before.is_some() && attempts >= 2 { Priority::Live } else { flight.priority };
-        let asks = Asks { kind: flight.kind, content: flight.least, priority };
+        let asks = Asks { kind: flight.kind, content: flight.least, priority, deletes: flight.deletes };
         if let Some(above) = self.covering(node, &asks) {
             self.stand_for(above, flight.first, flight.least);
             return self.trie.prune(node);
@@ -964,6 +1001,7 @@ impl ChangeSet {
             large,
             company,
             attempts,
+            deletes: flight.deletes,
             sequence: self.sequence,
             due: now.instant,
         };
@@ -980,6 +1018,7 @@ impl ChangeSet {
             merged.derived &= newer.derived;
             merged.large |= newer.large;
             merged.attempts = merged.attempts.max(newer.attempts);
+            merged.deletes = merged.deletes.join(newer.deletes);
         }
         self.insert_pending(node, merged);
     }
@@ -1009,7 +1048,12 @@ impl ChangeSet {
                 at = self.trie.parent(directory);
             }
         }
-        let attributes = Asks { kind: MarkKind::Attributes, content: Content::Compare, priority: Priority::Live };
+        let attributes = Asks {
+            kind: MarkKind::Attributes,
+            content: Content::Compare,
+            priority: Priority::Live,
+            deletes: Deletes::Single,
+        };
         for directory in stale {
             if self.covering(directory, &attributes).is_none() {
                 self.sequence += 1;
@@ -1080,8 +1124,10 @@ impl ChangeSet {
     /// Replaces the pending marks `nodes`, children of `directory`, by one mark of `kind` on it.
     fn fold(&mut self, now: Now, directory: NodeId, kind: MarkKind, nodes: &[NodeId]) {
         let mut folded: Option<(Instant, Content, Priority)> = None;
+        let mut approved = true;
         for node in nodes {
             let Some(pending) = self.remove_pending(*node) else { continue };
+            approved &= pending.deletes == Deletes::Approved;
             // Everything under the wider mark would be sent again: ask for what changed since the first event.
             let content = pending.least;
             folded = Some(match folded {
@@ -1094,6 +1140,9 @@ impl ChangeSet {
         let Some((first, content, priority)) = folded else { return };
         let mut mark = Mark::new(RelPath::root(), kind).content(content).priority(priority);
         mark.changes_names = false;
+        if approved {
+            mark.deletes = Deletes::Approved;
+        }
         self.sequence += 1;
         self.merge(directory, now, &mark);
         self.stand_for(directory, first, content);
@@ -1103,8 +1152,20 @@ impl ChangeSet {
             }
         }
         // A wider mark may cover marks deeper down that were pending before it.
-        let asks = Asks { kind, content, priority };
+        let asks = Asks { kind, content, priority, deletes: mark.deletes };
         self.clear_beneath(directory, &mark, &asks);
+    }
+
+    /// Every pending mark may delete what the source lacks, however much that is.
+    pub fn approve(&mut self) {
+        let pending: Vec<NodeId> = self.queues.iter().flatten().map(|turn| turn.2).collect();
+        for node in pending {
+            self.trie.update(node, |value| {
+                if let Some(pending) = &mut value.pending {
+                    pending.deletes = Deletes::Approved;
+                }
+            });
+        }
     }
 
     /// When something becomes due after `now`; what is due already waits for a lane or for a batch in flight.

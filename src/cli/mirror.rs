@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::preflight::{self, Answer};
 use super::report::Failure;
 use super::serve;
-use crate::config::{Config, RootConfig, TargetConfig, Tunables};
+use crate::config::{Config, DeleteMode, HoldOver, RootConfig, TargetConfig, Tunables};
 use crate::target::Location;
 
 /// Arguments of `mirror`.
@@ -33,6 +33,12 @@ pub struct MirrorArguments {
     /// rsync processes per target at the same time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
     lanes: u16,
+    /// What happens to files that are on a target only
+    #[arg(long, value_enum, default_value_t = DeleteArgument::Mirror)]
+    delete: DeleteArgument,
+    /// Hold deletes, until 'fansync approve', beyond so many within a minute (and beyond a tenth of the tree)
+    #[arg(long, value_name = "PATHS", default_value_t = HoldOver::default().paths)]
+    hold_over: u32,
     /// inotify instances (default: the number of cores, at most 4)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     shards: Option<u16>,
@@ -51,6 +57,15 @@ pub struct MirrorArguments {
     /// The rsync program
     #[arg(long, value_name = "PROGRAM", default_value = "rsync")]
     rsync: PathBuf,
+}
+
+/// What happens to files that are on a target only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum DeleteArgument {
+    /// Delete them
+    Mirror,
+    /// Keep them: nothing is ever deleted
+    Keep,
 }
 
 /// Runs the mirror until it is stopped.
@@ -119,6 +134,11 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
     root.default_filters = !arguments.no_default_filters;
     root.one_file_system = !arguments.cross_file_systems;
     root.shards = arguments.shards;
+    root.delete.hold_over.paths = arguments.hold_over;
+    root.delete.mode = match arguments.delete {
+        DeleteArgument::Mirror => DeleteMode::Mirror,
+        DeleteArgument::Keep => DeleteMode::Keep,
+    };
     let mut config =
         Config { state_dir, tunables: Tunables::default(), rsync: arguments.rsync.clone(), roots: Vec::new() };
     config.roots.push(root);

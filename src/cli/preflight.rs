@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use super::report::Failure;
 use crate::change::{CTIME_SLACK, SettleOptions};
 use crate::checkpoint;
-use crate::config::{Config, RootConfig, TargetConfig};
-use crate::daemon::{RootSetup, TargetSetup};
-use crate::dispatch::Haste;
+use crate::config::{Config, DeleteMode, RootConfig, TargetConfig};
+use crate::daemon::{DeleteSetup, RootSetup, TargetSetup};
+use crate::dispatch::{DeleteGuard, Haste, HoldOver};
 use crate::filter::Filter;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
@@ -132,6 +132,14 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                 unwatched_pause: for_tests("FANSYNC_TEST_UNWATCHED_MS"),
                 haste: haste(),
                 fingerprint: fingerprint(root),
+                deletes: DeleteSetup {
+                    keep: root.delete.mode == DeleteMode::Keep,
+                    hold_over: HoldOver {
+                        paths: root.delete.hold_over.paths.into(),
+                        percent: root.delete.hold_over.percent.into(),
+                    },
+                    release_after: root.delete.release_after,
+                },
                 targets: root.targets.iter().map(|target| target_setup(config, root, target)).collect(),
             })
         })
@@ -140,7 +148,7 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
 
 /// Of all that decides what a target should hold.
 fn fingerprint(root: &RootConfig) -> u64 {
-    let options = format!("{} {} {:?}", root.default_filters, root.one_file_system, root.delete);
+    let options = format!("{} {} {:?}", root.default_filters, root.one_file_system, root.delete.mode);
     checkpoint::fingerprint(root.filters.iter().map(Vec::as_slice).chain([options.as_bytes()]))
 }
 
@@ -190,7 +198,7 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
     for root in roots {
         let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())?;
         let inherited = Arc::new(Inherited::duplicate(&source.root)?);
-        let source = Arc::new(source);
+        let source = Arc::new(source.keeping(root.deletes.keep));
         let mut supervisor = Supervisor::create()?;
         for target in &root.targets {
             let shipper = Shipper {
@@ -199,6 +207,7 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
                 links: Arc::new(Mutex::new(LinkTable::default())),
                 transport: target.transport.clone(),
                 large: target.large,
+                guard: Arc::new(Mutex::new(DeleteGuard::new(root.deletes.hold_over))),
             };
             let mut around = Surroundings {
                 supervisor: &mut supervisor,

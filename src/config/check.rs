@@ -8,9 +8,12 @@ use super::amount::{self, AmountError};
 use super::complaint::{COMPLAINTS_MAX, one_line, quoted};
 use super::raw::{self, Kind, Node};
 use super::{
-    BACKLOG, LANES, LARGE_FILE, NAME_LENGTH_MAX, QUIET, QUIET_OPEN_NFS, SETTLE_MAX, SHARDS, TARGETS_MAX, TIMEOUT,
+    BACKLOG, HOLD_OVER_PATHS, LANES, LARGE_FILE, NAME_LENGTH_MAX, PERCENT, QUIET, QUIET_OPEN_NFS, RELEASE_AFTER,
+    SETTLE_MAX, SHARDS, TARGETS_MAX, TIMEOUT,
 };
-use super::{Complaint, Config, ConfigErrors, DeleteMode, Positions, RootConfig, Settle, TargetConfig, WatchBackend};
+use super::{
+    Complaint, Config, ConfigErrors, Delete, DeleteMode, Positions, RootConfig, Settle, TargetConfig, WatchBackend,
+};
 use crate::target::Location;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -92,7 +95,8 @@ const ROOT: Keys = Keys {
     ],
     later: &["full_compare"],
 };
-const DELETE: Keys = Keys { known: &["mode"], later: &["hold_over"] };
+const DELETE: Keys = Keys { known: &["mode", "hold_over", "release_after"], later: &[] };
+const HOLD_OVER: Keys = Keys { known: &["paths", "percent"], later: &[] };
 const SETTLE: Keys = Keys { known: &["quiet", "quiet_open", "max"], later: &[] };
 const TARGET: Keys = Keys {
     known: &["name", "url", "password_file", "lanes", "timeout", "connect_timeout", "large_file", "backlog"],
@@ -148,8 +152,8 @@ impl Checker<'_> {
         if let Some(value) = section.get("filters") {
             root.filters = self.filters(value, root.default_filters);
         }
-        if let Some(mode) = section.get("delete").and_then(|value| self.delete(value)) {
-            root.delete = mode;
+        if let Some(value) = section.get("delete") {
+            root.delete = self.delete(value);
         }
         root.shards = section.get("shards").and_then(|value| self.number(value, SHARDS));
         root.settle = self.settle(section.get("settle"), root.nfs_exported);
@@ -231,21 +235,37 @@ impl Checker<'_> {
         None
     }
 
-    fn delete(&mut self, value: &Value<'_>) -> Option<DeleteMode> {
+    fn delete(&mut self, value: &Value<'_>) -> Delete {
+        let mut delete = Delete::default();
         if !matches!(value.node.kind, Kind::Mapping(_)) {
-            return self.delete_mode(value);
+            delete.mode = self.delete_mode(value).unwrap_or_default();
+            return delete;
         }
-        let section = self.section(value, &DELETE)?;
-        self.delete_mode(section.get("mode")?)
+        let Some(section) = self.section(value, &DELETE) else { return delete };
+        if let Some(mode) = section.get("mode").and_then(|value| self.delete_mode(value)) {
+            delete.mode = mode;
+        }
+        if let Some(hold_over) = section.get("hold_over").and_then(|value| self.section(value, &HOLD_OVER)) {
+            for (name, range, field) in [
+                ("paths", HOLD_OVER_PATHS, &mut delete.hold_over.paths),
+                ("percent", PERCENT, &mut delete.hold_over.percent),
+            ] {
+                if let Some(number) = hold_over.get(name).and_then(|value| self.number(value, range)) {
+                    *field = number;
+                }
+            }
+        }
+        delete.release_after = section.get("release_after").and_then(|value| self.duration(value, &RELEASE_AFTER));
+        delete
     }
 
     fn delete_mode(&mut self, value: &Value<'_>) -> Option<DeleteMode> {
         match self.text(value)? {
             "mirror" => return Some(DeleteMode::Mirror),
-            "keep" => {
-                self.complain(value, "'keep' is not in this version", Some("write mirror, or protect files by filters"))
+            "keep" => return Some(DeleteMode::Keep),
+            text => {
+                self.complain(value, format!("{} is not a delete mode", quoted(text)), Some("write mirror or keep"))
             }
-            text => self.complain(value, format!("{} is not a delete mode", quoted(text)), Some("write mirror")),
         }
         None
     }
@@ -769,7 +789,7 @@ roots:
     path: /data
     watch: auto                       # auto | inotify
     filters: ["- *.tmp", "- /cache/"] # rsync rules, first match wins
-    delete: {mode: mirror}
+    delete: {mode: mirror, hold_over: {paths: 1000, percent: 10}}
     targets:
       - {name: backup, url: "rsync://rsync_backup@172.16.1.41/data", password_file: /etc/rsync.password, lanes: 4}
       - {name: web17, url: "rsync://172.16.1.17/www"}
@@ -785,7 +805,7 @@ roots:
     filters: ["- *.tmp", '+ /keep/***']
     default_filters: false
     one_file_system: false
-    delete: mirror
+    delete: {mode: keep, hold_over: {paths: 50, percent: 0}, release_after: 1h}
     shards: 0x10
     nfs_exported: true
     settle: {quiet: 300ms, max: 1m}
@@ -851,6 +871,9 @@ roots:
         first.filters = vec![b"- *.tmp".to_vec(), b"+ /keep/***".to_vec()];
         first.default_filters = false;
         first.one_file_system = false;
+        first.delete.mode = DeleteMode::Keep;
+        first.delete.hold_over = crate::config::HoldOver { paths: 50, percent: 0 };
+        first.delete.release_after = Some(Duration::from_secs(3_600));
         first.shards = Some(16);
         first.nfs_exported = true;
         first.settle =
@@ -930,9 +953,11 @@ roots:
         check("? [a]\n: b\nroots: [{path: /a, targets: [{url: 'rsync://h/m'}]}]", "1:3: expected a key, found a list");
         check(&with("rsync: x", ""), "roots[0].rsync: unknown key; the keys here are name, path");
         check(&with("full_compare: {every: 10h}", ""), "is not in this version");
-        check(&with("delete: keep", ""), "3:11: roots[0].delete: 'keep' is not in this version");
-        check(&with("delete: {mode: keep}", ""), "3:18: roots[0].delete.mode: 'keep' is not in this version");
-        check(&with("delete: {hold_over: {paths: 1}}", ""), "roots[0].delete.hold_over: is not in this version");
+        check(&with("delete: {mode: kept}", ""), "3:18: roots[0].delete.mode: 'kept' is not a delete mode");
+        check(&with("delete: {hold_over: {paths: -1}}", ""), "roots[0].delete.hold_over.paths: ");
+        check(&with("delete: {hold_over: {percent: 101}}", ""), "roots[0].delete.hold_over.percent: ");
+        check(&with("delete: {hold_over: 5}", ""), "roots[0].delete.hold_over: ");
+        check(&with("delete: {release_after: 0s}", ""), "roots[0].delete.release_after: ");
         check(&with("delete: never", ""), "'never' is not a delete mode");
         check(&with("watch: poll", ""), "'poll' is not in this version");
         check(&with("watch: [auto]", ""), "expected text, found a list");

@@ -4,7 +4,7 @@
 //! shown with replacement characters.
 
 use super::amount::{duration_text, size_text};
-use super::{Config, DeleteMode, RootConfig, TargetConfig, WatchBackend};
+use super::{Config, Delete as DeleteConfig, DeleteMode, RootConfig, TargetConfig, WatchBackend};
 use crate::target::Location;
 use serde::Serialize;
 
@@ -40,6 +40,15 @@ struct Root {
 #[derive(Serialize)]
 struct Delete {
     mode: &'static str,
+    hold_over: HoldOver,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release_after: Option<String>,
+}
+
+#[derive(Serialize)]
+struct HoldOver {
+    paths: u32,
+    percent: u32,
 }
 
 #[derive(Serialize)]
@@ -90,11 +99,7 @@ fn root(root: &RootConfig) -> Root {
         filters: root.filters.iter().map(|rule| String::from_utf8_lossy(rule).into_owned()).collect(),
         default_filters: root.default_filters,
         one_file_system: root.one_file_system,
-        delete: Delete {
-            mode: match root.delete {
-                DeleteMode::Mirror => "mirror",
-            },
-        },
+        delete: delete(&root.delete),
         shards: root.shards,
         settle: Settle {
             quiet: duration_text(root.settle.quiet),
@@ -103,6 +108,17 @@ fn root(root: &RootConfig) -> Root {
         },
         nfs_exported: root.nfs_exported,
         targets: root.targets.iter().map(target).collect(),
+    }
+}
+
+fn delete(delete: &DeleteConfig) -> Delete {
+    Delete {
+        mode: match delete.mode {
+            DeleteMode::Mirror => "mirror",
+            DeleteMode::Keep => "keep",
+        },
+        hold_over: HoldOver { paths: delete.hold_over.paths, percent: delete.hold_over.percent },
+        release_after: delete.release_after.map(duration_text),
     }
 }
 
@@ -254,6 +270,10 @@ mod tests {
                 (root.default_filters, root.one_file_system, root.nfs_exported) = (bools.1, bools.2, bools.3);
                 root.filters = filters.into_iter().map(String::into_bytes).collect();
                 root.shards = shards;
+                root.delete.mode = if bools.3 { DeleteMode::Keep } else { DeleteMode::Mirror };
+                root.delete.hold_over.paths = u32::try_from(more).unwrap();
+                root.delete.hold_over.percent = u32::try_from(most % 101).unwrap();
+                root.delete.release_after = bools.4.then(|| Duration::from_secs(quiet));
                 root.settle.quiet = Duration::from_millis(quiet);
                 root.settle.quiet_open = Duration::from_millis((quiet + more).min(600_000));
                 root.settle.max = root.settle.quiet_open + Duration::from_millis(most);
@@ -292,6 +312,9 @@ roots:
   one_file_system: true
   delete:
     mode: mirror
+    hold_over:
+      paths: 1000
+      percent: 10
   settle:
     quiet: 200ms
     quiet_open: 2s

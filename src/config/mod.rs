@@ -7,8 +7,7 @@
 //! This file holds the types, their defaults and their ranges. `raw` reads YAML into located nodes, `check` turns
 //! nodes into a `Config`, `effective` writes one back, `amount` knows durations and sizes.
 //!
-//! Left out until they exist: fanotify and poll watching, `delete: keep`, `hold_over`, `metrics`, `full_compare`,
-//! `bandwidth`. Their keys are refused as such, not taken for misspellings.
+//! Left out until they exist: fanotify and poll watching, `metrics`, `full_compare`, `bandwidth`. Their keys are refused as such, not taken for misspellings.
 
 mod amount;
 mod check;
@@ -51,6 +50,12 @@ pub const LANES: RangeInclusive<u16> = 1..=16;
 pub const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// Range of [`TargetConfig::large_file`]. Unit: bytes.
 pub const LARGE_FILE: RangeInclusive<u64> = (4 << 10)..=(1 << 40);
+/// Range of [`Delete::release_after`].
+pub const RELEASE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(31 * 86_400);
+/// Range of [`HoldOver::paths`]. Unit: names.
+pub const HOLD_OVER_PATHS: RangeInclusive<u32> = 0..=u32::MAX;
+/// Range of [`HoldOver::percent`].
+pub const PERCENT: RangeInclusive<u32> = 0..=100;
 /// Range of [`TargetConfig::backlog`]. Unit: marks.
 pub const BACKLOG: RangeInclusive<u32> = 1_000..=10_000_000;
 
@@ -91,8 +96,8 @@ pub struct RootConfig {
     pub default_filters: bool,
     /// Whether mounts below `path` are left out. Default: true (rsync(1), `--one-file-system`).
     pub one_file_system: bool,
-    /// What happens to files that are on a target only. Default: `mirror`.
-    pub delete: DeleteMode,
+    /// What happens to files that are on a target only.
+    pub delete: Delete,
     /// Threads that watch this root. Range: [`SHARDS`]. Default: min(4, cores), decided at start.
     pub shards: Option<u16>,
     /// How long a changed path must be quiet before it is sent.
@@ -115,14 +120,41 @@ pub enum WatchBackend {
     Inotify,
 }
 
-/// What happens to files that are on a target only. Written `mirror` or `{mode: mirror}`: the long form is where
-/// limits (`hold_over`) will stand.
+/// What happens to files that are on a target only. Written as a mode, or as `{mode: mirror, hold_over: {paths: 1000}}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delete {
+    /// Default: `mirror`.
+    pub mode: DeleteMode,
+    /// How many deletes within a minute have to be approved.
+    pub hold_over: HoldOver,
+    /// How long such deletes are held if nobody approves them. Range: [`RELEASE_AFTER`]. Default: for ever.
+    pub release_after: Option<Duration>,
+}
+
+/// What happens to files that are on a target only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum DeleteMode {
     /// They are deleted, unless a filter protects them.
     #[default]
     Mirror,
+    /// Nothing is ever deleted.
+    Keep,
+}
+
+/// More deletes of one target than the larger of both, within a minute, are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldOver {
+    /// Names. Default: 1000. Zero, and `percent` zero: every delete is held.
+    pub paths: u32,
+    /// Of the entries that are known under the root. Range: [`PERCENT`]. Default: 10.
+    pub percent: u32,
+}
+
+impl Default for HoldOver {
+    fn default() -> Self {
+        Self { paths: 1_000, percent: 10 }
+    }
 }
 
 /// How long a changed path must be quiet before it is sent. `quiet` ≤ `quiet_open` ≤ `max`; whole milliseconds.
@@ -194,7 +226,7 @@ impl RootConfig {
             filters: Vec::new(),
             default_filters: true,
             one_file_system: true,
-            delete: DeleteMode::default(),
+            delete: Delete::default(),
             shards: None,
             settle: Settle::default(),
             nfs_exported: false,

@@ -23,11 +23,12 @@ use super::walkers::Walkers;
 use crate::change::{ChangeSetOptions, SettleOptions};
 use crate::checkpoint::{Loaded, SavedRoot, Storage};
 use crate::control::TargetName;
-use crate::dispatch::{Dispatcher, Haste, LaneId, TargetOptions};
+use crate::dispatch::{DeleteGuard, Dispatcher, Haste, HoldOver, LaneId, TargetOptions};
 use crate::filter::Filter;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
 use crate::sys::clock::{self, ClockWatch};
+use crate::sys::mounts::MountWatch;
 use crate::target::TargetId;
 use crate::watch::{Shard, ShardId, ShardOptions, Source, StartError};
 use crate::worker::command::Transport;
@@ -63,8 +64,21 @@ pub struct RootSetup {
     pub haste: Haste,
     /// Of all that decides what a target should hold: when it changes, everything is compared.
     pub fingerprint: u64,
+    /// What may be deleted on the targets.
+    pub deletes: DeleteSetup,
     /// Where it is sent.
     pub targets: Vec<TargetSetup>,
+}
+
+/// What may be deleted on a root's targets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeleteSetup {
+    /// Nothing, ever.
+    pub keep: bool,
+    /// More within a minute is held.
+    pub hold_over: HoldOver,
+    /// How long it is held; `None`: until somebody approves it.
+    pub release_after: Option<Duration>,
 }
 
 /// A target of a root.
@@ -362,13 +376,16 @@ fn start_root(
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
     let unwatched_pause = root.unwatched_pause.unwrap_or(source.unwatched_pause);
-    let source = Arc::new(source.with_slack(root.slack).with_unwatched_pause(unwatched_pause));
+    let source = source.with_slack(root.slack).with_unwatched_pause(unwatched_pause);
+    let source = Arc::new(source.keeping(root.deletes.keep));
     let locations: Vec<String> = root.targets.iter().map(|target| target.transport.location.to_string()).collect();
     let facts = saver::facts(&source, root.fingerprint).map_err(resources("the identity of the root"))?;
     let resume = match keeper {
         Some(_) => Resume::from(saved, &facts, &locations, source.ctimes_tell),
         None => Resume::cold("no state is kept", locations.len()),
     };
+    source.remember(resume.entries_before.unwrap_or(0));
+    let mount_watch = MountWatch::new().map_err(resources("/proc/self/mountinfo"))?;
     let saver = keeper.map(|keeper| Saver::new(keeper, root.name.clone(), facts, locations));
     let clock_watch = ClockWatch::new().map_err(resources("a timer"))?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -407,6 +424,7 @@ fn start_root(
     for (index, target) in root.targets.iter().enumerate() {
         let id = TargetId(u16::try_from(index).unwrap_or(u16::MAX));
         let mut of_target = Vec::new();
+        let guard = Arc::new(Mutex::new(DeleteGuard::new(root.deletes.hold_over)));
         for (number, supervisor) in (0..target.lanes.max(1)).zip(&mut supervisors) {
             let lane_inbox = LaneInbox::new(supervisor.waker());
             let lane = LaneLoop {
@@ -421,6 +439,7 @@ fn start_root(
                     links: Arc::clone(&links),
                     transport: target.transport.clone(),
                     large: target.large,
+                    guard: Arc::clone(&guard),
                 },
                 links: Arc::clone(&search),
             };
@@ -439,9 +458,12 @@ fn start_root(
         })
         .collect();
     let desk = Desk::new();
+    let mut dispatcher = Dispatcher::new(&options, seed).with_haste(root.haste);
+    dispatcher.release_after(root.deletes.release_after);
     let pipeline = Pipeline {
         source: Arc::clone(&source),
-        dispatcher: Dispatcher::new(&options, seed).with_haste(root.haste),
+        dispatcher,
+        mount_watch,
         poll,
         inbox: Arc::clone(&inbox),
         desk: Arc::clone(&desk),

@@ -127,7 +127,7 @@ impl Pipeline {
                     Part::Count(1)
                 }
                 Question::Retry(target, path) => Part::Count(self.dispatcher.retry(now.instant, target, &path)),
-                Question::Approve(target) => Part::Count(self.dispatcher.approve(now.instant, target)),
+                Question::Approve(target) => Part::Count(self.approve(now, target)),
                 Question::Explain(path) => Part::Explained(self.dispatcher.explain(&path), now.instant),
             };
             self.desk.put(ticket, part);

@@ -18,6 +18,6 @@ mod shard;
 mod status;
 mod walkers;
 
-pub use agent::{Agent, AgentError, RootSetup, TargetSetup};
+pub use agent::{Agent, AgentError, DeleteSetup, RootSetup, TargetSetup};
 pub use pipeline::{RootStatus, TargetStatus};
 pub use walkers::{RescanProgress, ShardStatus};

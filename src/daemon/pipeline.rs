@@ -22,12 +22,19 @@ use crate::dispatch::{Dispatcher, Notice};
 use crate::path::RelPath;
 use crate::rescan::Scope;
 use crate::sys::clock::{self, ClockWatch, WallTime};
+use crate::sys::mounts::MountWatch;
+use crate::target::TargetId;
 use crate::watch::Source;
+use crate::worker::ship::held;
 
 /// Between two readings for `status` and the progress line.
 const STATUS_PAUSE: Duration = Duration::from_millis(200);
 
 const CLOCK: Token = Token(1);
+const MOUNTS: Token = Token(2);
+
+/// Between two looks at the root itself; before each rsync there is one, too.
+const ROOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Lines about single paths in a minute, per target; the rest is summed up.
 const PATH_LINES_MAX: u32 = 10;
@@ -123,6 +130,7 @@ pub(super) struct Pipeline {
     pub walkers: Arc<Walkers>,
     pub errands: Vec<Arc<ErrandBox>>,
     pub clock_watch: ClockWatch,
+    pub mount_watch: MountWatch,
     pub saver: Option<Saver>,
     pub resume: Resume,
     /// Whatever changed before it was marked.
@@ -144,6 +152,9 @@ impl Pipeline {
         if self.resume.paused != (false, Vec::new()) {
             tracing::warn!(root = self.source.name, "still paused, as the run before was: see 'fansync status'");
         }
+        let raw = self.mount_watch.raw();
+        self.poll.registry().register(&mut SourceFd(&raw), MOUNTS, Interest::PRIORITY)?;
+        let mut look_at = clock::now();
         let restored = Now { instant: clock::now(), wall: clock::coarse_now() };
         self.resume.restore(restored, &mut self.dispatcher);
         loop {
@@ -184,12 +195,19 @@ impl Pipeline {
                 untold = true;
             }
             self.attend(now, live);
+            if look_at <= now.instant || events.iter().any(|event| event.token() == MOUNTS) {
+                self.look_at_root(now.instant);
+                look_at = now.instant + ROOT_PAUSE;
+            }
+            for notice in self.dispatcher.release_due(now) {
+                self.tell(now.instant, notice);
+            }
             for action in self.dispatcher.on_tick(now.instant) {
                 self.lanes[usize::from(action.target.0)][usize::from(action.lane.0)].order(action.order);
             }
             if live && let Some(saver) = &mut self.saver {
                 let last = stopping && self.dispatcher.is_idle();
-                let entries = 0;
+                let entries = self.source.entries_to_keep();
                 if last {
                     saver.finish(now, self.watermark, entries, &mut self.dispatcher);
                 } else {
@@ -213,7 +231,7 @@ impl Pipeline {
             let save_at = self.saver.as_ref().filter(|_| live);
             let save_at = save_at.map(|saver| saver.wake_at(now.instant, &self.dispatcher));
             let sum_up_at = self.logs.iter().flat_map(|log| [log.path_lines.due(), log.pause_lines.due()]).flatten();
-            let wait = wake_at.into_iter().chain(tell_at).chain(save_at).chain(sum_up_at).min();
+            let wait = wake_at.into_iter().chain(tell_at).chain(save_at).chain(sum_up_at).chain([look_at]).min();
             // A millisecond is the poll's grain: rounding down would spin.
             let wait = wait.map(|at| at.saturating_duration_since(clock::now()));
             let wait = if self.inbox.marks.is_empty() { wait } else { Some(Duration::ZERO) };
@@ -222,6 +240,32 @@ impl Pipeline {
                 other => other?,
             }
         }
+    }
+
+    /// Holds everything while the root is not what it was, and goes on when it is again.
+    fn look_at_root(&mut self, now: Instant) {
+        let notice = match self.source.check(now) {
+            Ok(()) => self.dispatcher.release(),
+            Err(fault) => self.dispatcher.hold(now, held(fault)),
+        };
+        if let Some(notice) = notice {
+            self.tell(now, notice);
+        }
+    }
+
+    /// Lets what is held for fear of a mistake go: deletes, and a root that is empty. Returns how much that is.
+    pub(super) fn approve(&mut self, now: Now, target: Option<TargetId>) -> usize {
+        let emptied = self.source.approve_empty();
+        if emptied {
+            self.dispatcher.approve_pending(target);
+        }
+        let mut notices = Vec::new();
+        let count = self.dispatcher.approve(now, target, &mut notices);
+        for notice in notices {
+            self.tell(now.instant, notice);
+        }
+        self.look_at_root(now.instant);
+        count + usize::from(emptied)
     }
 
     /// The real-time clock was set: ctimes of before and after cannot be compared.
@@ -355,9 +399,27 @@ impl Pipeline {
                     "the receiver cannot take --delete-missing-args (rsync 3.0.x, 3.4.3): deletes go as listings"
                 );
             }
+            Notice::DeletesHeld { target, marks, deletes, first } => {
+                let target = self.logs[usize::from(target.0)].name.as_str();
+                tracing::error!(
+                    root,
+                    target,
+                    deletes,
+                    marks,
+                    first = %first,
+                    hint = "if they are meant: fansync approve",
+                    "deletes held: more than may go within a minute; everything else is sent"
+                );
+            }
+            Notice::DeletesReleased { target, marks, approved } => {
+                let target = self.logs[usize::from(target.0)].name.as_str();
+                tracing::warn!(root, target, marks, approved, "the held deletes go now");
+            }
             Notice::Held { trouble } => {
                 tracing::error!(
                     root,
+                    cause = trouble.cause,
+                    hint = trouble.hint.unwrap_or(""),
                     words = trouble.words,
                     "held: the root is not what it was; nothing is sent and nothing is deleted until it is back"
                 );

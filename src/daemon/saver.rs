@@ -36,8 +36,9 @@ pub(super) struct Resume {
     pub targets: Vec<Option<Vec<SavedMark>>>,
     /// Whether the operator had paused the root, and which of its targets.
     pub paused: (bool, Vec<TargetId>),
+    /// For each target the deletes that were held.
+    pub held: Vec<Vec<SavedMark>>,
     /// Entries that were known under the root.
-    #[expect(dead_code, reason = "the delete guard reads it")]
     pub entries_before: Option<u64>,
 }
 
@@ -45,7 +46,8 @@ impl Resume {
     /// Without a checkpoint.
     pub(super) fn cold(reason: &'static str, targets: usize) -> Self {
         let start = Start::Cold { reason };
-        Self { start, targets: vec![None; targets], paused: (false, Vec::new()), entries_before: None }
+        let (targets, paused) = (vec![None; targets], (false, Vec::new()));
+        Self { start, targets, paused, held: Vec::new(), entries_before: None }
     }
 
     /// From what the run before left.
@@ -57,18 +59,23 @@ impl Resume {
             start => start,
         };
         let Some(mut saved) = saved else {
-            let targets = vec![None; locations.len()];
-            return Self { start, targets, paused: (false, Vec::new()), entries_before: None };
+            let (targets, paused) = (vec![None; locations.len()], (false, Vec::new()));
+            return Self { start, targets, paused, held: Vec::new(), entries_before: None };
         };
         // Of another directory the old marks say nothing: their paths would look like deletes.
         let same = (saved.record.file_system, saved.record.inode) == (facts.file_system, facts.inode);
         let is_paused = |location: &String| saved.targets.get(location).is_some_and(|target| target.paused);
         let ids = (0..u16::MAX).map(TargetId).zip(locations);
         let paused = ids.filter(|(_, location)| is_paused(location)).map(|(id, _)| id).collect();
+        let held_of = |location: &String| {
+            let held = saved.targets.get_mut(location).map(|target| std::mem::take(&mut target.held));
+            held.filter(|_| same).unwrap_or_default()
+        };
+        let held = locations.iter().map(held_of).collect();
         let mut marks_of = |location: &String| saved.targets.remove(location).map(|target| target.marks);
         let targets = locations.iter().map(|location| marks_of(location).filter(|_| same)).collect();
         let paused = (saved.record.paused, paused);
-        Self { start, targets, paused, entries_before: Some(saved.record.entries) }
+        Self { start, targets, paused, held, entries_before: Some(saved.record.entries) }
     }
 
     /// Gives the dispatcher what its targets waited for.
@@ -76,6 +83,9 @@ impl Resume {
         let (root, targets) = &self.paused;
         for target in root.then_some(None).into_iter().chain(targets.iter().copied().map(Some)) {
             dispatcher.pause(target);
+        }
+        for (index, held) in std::mem::take(&mut self.held).into_iter().enumerate() {
+            dispatcher.restore_held(now, TargetId(u16::try_from(index).unwrap_or(u16::MAX)), &held);
         }
         for (index, marks) in self.targets.iter_mut().enumerate() {
             if let Some(marks) = marks {
@@ -189,13 +199,13 @@ impl Saver {
             entries,
         };
         self.saved_paused = dispatcher.paused();
-        let changes = dispatcher.unsaved(now, whole);
-        let targets = self.locations.iter().zip(changes);
-        let targets = targets.map(|(location, changes)| TargetSnapshot {
+        let (changes, held) = (dispatcher.unsaved(now, whole), dispatcher.unsaved_held(now, whole));
+        let targets = self.locations.iter().zip(changes).zip(held);
+        let targets = targets.map(|((location, changes), held)| TargetSnapshot {
             location: location.clone(),
             whole,
             changes,
-            held: whole.then(Vec::new),
+            held,
             paused: false,
         });
         let mut targets: Vec<TargetSnapshot> = targets.collect();

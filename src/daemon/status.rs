@@ -70,7 +70,7 @@ pub(super) fn root(root: &RootDesk, part: ViewPart) -> RootStatus {
         unwatched: reading.unwatched,
         events: reading.events,
         overflows: reading.overflows,
-        entries: 0,
+        entries: reading.entries,
         watermark: status.watermark.map(since_epoch),
         checkpoint: Checkpoint { written: status.written.map(since_epoch), error: status.checkpoint_error },
         shards: status.shards.iter().enumerate().map(|(shard, status)| shard_of(shard, status)).collect(),
@@ -138,7 +138,12 @@ fn target_of(now: Instant, name: &TargetName, view: TargetView, tally: &Tally, c
             count: view.dead_letters,
             first: view.letters.into_iter().map(|letter| letter_of(now, letter)).collect(),
         },
-        held_deletes: HeldDeletes::default(),
+        held_deletes: HeldDeletes {
+            count: view.held.marks,
+            paths: usize::try_from(view.held.deletes).unwrap_or(usize::MAX),
+            first: view.held.first.into_iter().map(WirePath).collect(),
+            for_seconds: view.held.since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
+        },
     }
 }
 

@@ -1,6 +1,6 @@
 //! The dispatcher of one root: the only owner of its targets' change sets. Pure; `daemon` drives it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::backoff::Haste;
 use super::order::{Action, LaneId, Notice, Report, Trouble, TroubleRemedy};
@@ -10,27 +10,21 @@ use crate::change::{Mark, MarkKind, Now, Priority};
 use crate::path::RelPath;
 use crate::target::TargetId;
 
-/// Between two looks at a root that is not what it was. Unit: time.
-const HELD_PAUSE: Duration = Duration::from_secs(1);
-
 /// The dispatcher.
 #[derive(Debug)]
 pub struct Dispatcher {
     targets: Vec<TargetState>,
     rng: fastrand::Rng,
-    held: Option<Held>,
+    pub(super) held: Option<Held>,
     /// The operator wants nothing to be sent.
     paused: bool,
     stopping: bool,
 }
 
 #[derive(Debug)]
-struct Held {
-    until: Instant,
-    since: Instant,
-    trouble: Trouble,
-    /// A batch was let through to see whether the root is back.
-    trying: bool,
+pub(super) struct Held {
+    pub since: Instant,
+    pub trouble: Trouble,
 }
 
 impl Dispatcher {
@@ -84,21 +78,10 @@ impl Dispatcher {
             }
             Report::Probed(trouble) => state.on_probed(now, lane, trouble, &mut self.rng, &mut notices),
         };
-        match trouble {
-            Some(trouble) if trouble.remedy == TroubleRemedy::HoldSource => {
-                if self.held.is_none() {
-                    notices.push(Notice::Held { trouble: trouble.clone() });
-                }
-                let since = self.held.as_ref().map_or(now.instant, |held| held.since);
-                self.held = Some(Held { until: now.instant + HELD_PAUSE, since, trouble, trying: false });
-            }
-            Some(Trouble { .. }) => {}
-            None => {
-                // A batch that got past the check of the root says that it is back.
-                if self.held.take_if(|held| held.trying).is_some() {
-                    notices.push(Notice::Released);
-                }
-            }
+        if let Some(trouble) = trouble
+            && trouble.remedy == TroubleRemedy::HoldSource
+        {
+            notices.extend(self.hold(now.instant, trouble));
         }
         notices
     }
@@ -106,44 +89,19 @@ impl Dispatcher {
     /// Gives idle lanes what is due.
     pub fn on_tick(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        if self.stopping || self.paused {
-            return actions;
-        }
-        if self.held.as_ref().is_some_and(|held| held.until > now) || self.is_trying() {
+        if self.stopping || self.paused || self.held.is_some() {
             return actions;
         }
         for target in &mut self.targets {
             target.assign(now, &mut actions);
-            if let Some(held) = &mut self.held
-                && !actions.is_empty()
-            {
-                // One target's batches are enough to see whether the root is back. When nothing is due there is
-                // nothing to try, and what becomes due later must not wait for lanes that still work on older batches.
-                held.trying = true;
-                break;
-            }
         }
         actions
-    }
-
-    /// Whether a batch is under way that shows whether the root is back.
-    fn is_trying(&self) -> bool {
-        self.held.as_ref().is_some_and(|held| held.trying) && !self.is_idle()
     }
 
     /// When `on_tick` is worth a call even if nothing else happens.
     #[must_use]
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
-        if self.stopping || self.paused {
-            return None;
-        }
-        if let Some(held) = &self.held
-            && held.until > now
-        {
-            return Some(held.until);
-        }
-        if self.is_trying() {
-            // Its report comes by itself, and nothing that is due meanwhile can go.
+        if self.stopping || self.paused || self.held.is_some() {
             return None;
         }
         self.targets.iter().filter_map(|target| target.wake_at(now)).min()
@@ -226,18 +184,9 @@ impl Dispatcher {
         (self.paused, paused.map(TargetState::id).collect())
     }
 
-    /// What failed at or beneath `path` is due at once; targets that take nothing, and a root that is held, are asked at
-    /// once. Returns how many marks and targets that are.
+    /// What failed at or beneath `path` is due at once; targets that take nothing are asked at once. Returns how many marks and targets that are.
     pub fn retry(&mut self, now: Instant, target: Option<TargetId>, path: &RelPath) -> usize {
-        if let Some(held) = &mut self.held {
-            held.until = now;
-        }
         self.chosen(target).map(|target| target.retry(now, path)).sum()
-    }
-
-    /// Lets the held deletes of `target`, or of all, go. Returns how many marks that are.
-    pub fn approve(&mut self, _now: Instant, target: Option<TargetId>) -> usize {
-        self.chosen(target).map(|_target| 0).sum()
     }
 
     /// Has everything at and beneath `path` compared on every target, in the background.
@@ -253,7 +202,7 @@ impl Dispatcher {
         self.targets.iter().map(|target| target.explain(path)).collect()
     }
 
-    fn chosen(&mut self, target: Option<TargetId>) -> impl Iterator<Item = &mut TargetState> {
+    pub(super) fn chosen(&mut self, target: Option<TargetId>) -> impl Iterator<Item = &mut TargetState> {
         self.targets.iter_mut().filter(move |state| target.is_none_or(|target| target == state.id()))
     }
 }

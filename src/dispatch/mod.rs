@@ -4,6 +4,9 @@
 mod backoff;
 mod breaker;
 mod dispatcher;
+mod guard;
+mod held;
+mod holding;
 mod order;
 mod saving;
 mod target;
@@ -13,6 +16,7 @@ mod words;
 pub use backoff::{Backoff, Haste};
 pub use breaker::{Breaker, Pace};
 pub use dispatcher::Dispatcher;
+pub use guard::{DeleteGuard, HoldOver, Reservation};
 pub use order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Report, Trouble, TroubleRemedy, Why};
 pub use target::TargetOptions;
-pub use view::{HeldView, LetterView, PathOnTarget, RootView, TargetView};
+pub use view::{HeldDeletesView, HeldView, LetterView, PathOnTarget, RootView, TargetView};

@@ -110,6 +110,11 @@ pub enum Why {
     Refused,
     /// It lies beneath a listing or subtree of which all else is on the target: it gets a mark of its own.
     Beneath(MarkKind, Content),
+    /// It is on the target but for its deletes, of which there are too many: they wait for somebody to approve them.
+    Held {
+        /// Names that it would delete, as far as is known.
+        deletes: u64,
+    },
 }
 
 /// What was wrong with the target, the source or the batch as a whole.
@@ -193,6 +198,26 @@ pub enum Notice {
     MissingArgsDropped {
         /// Which target.
         target: TargetId,
+    },
+    /// More was to be deleted than may be within a minute: it is held. Said when nothing was held before.
+    DeletesHeld {
+        /// Which target.
+        target: TargetId,
+        /// Marks.
+        marks: usize,
+        /// Names, as far as is known.
+        deletes: u64,
+        /// The first path.
+        first: RelPath,
+    },
+    /// What was held goes now.
+    DeletesReleased {
+        /// Which target.
+        target: TargetId,
+        /// Marks.
+        marks: usize,
+        /// Somebody approved it; else its time was over.
+        approved: bool,
     },
     /// Nothing is sent from this root for now.
     Held {

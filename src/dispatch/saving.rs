@@ -23,6 +23,6 @@ impl Dispatcher {
     /// Whether [`Self::unsaved`] has something to tell.
     #[must_use]
     pub fn is_unsaved(&self) -> bool {
-        self.targets().any(super::target::TargetState::is_unsaved)
+        self.targets().any(|target| target.is_unsaved() || target.held().is_changed())
     }
 }

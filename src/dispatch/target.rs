@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Haste};
 use super::breaker::{Breaker, Pace};
+use super::held::HeldDeletes;
 use super::order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Trouble, TroubleRemedy, Why};
-use super::view::{LISTED_BYTES_MAX, LISTED_MAX, LetterView, PathOnTarget, TargetView};
+use super::view::{HeldDeletesView, LISTED_BYTES_MAX, LISTED_MAX, LetterView, PathOnTarget, TargetView};
 use super::words::Words;
 use crate::change::{
-    BatchId, ChangeSet, ChangeSetOptions, Fate, Mark, MarkKind, Now, Priority, SavedChange, SavedMark, Want,
+    BatchId, ChangeSet, ChangeSetOptions, Deletes, Draft, Fate, Mark, MarkKind, Now, Priority, SavedChange, SavedMark,
+    Want,
 };
 use crate::path::RelPath;
 use crate::target::TargetId;
@@ -102,6 +104,9 @@ pub(super) struct TargetState {
     /// Its directory was gone: when it takes batches again, everything is compared.
     anew: bool,
     haste: Haste,
+    held: HeldDeletes,
+    /// How long deletes are held; `None`: until somebody approves them.
+    release_after: Option<Duration>,
 }
 
 /// Who is to blame, by rsync's own words, for a batch that failed.
@@ -171,6 +176,8 @@ impl TargetState {
             cramped: None,
             anew: false,
             haste: Haste::NONE,
+            held: HeldDeletes::new(),
+            release_after: None,
         }
     }
 
@@ -227,9 +234,28 @@ impl TargetState {
                 (false, true) => self.changes.take_background(now, want),
                 (false, false) => None,
             };
-            let Some(draft) = wants.into_iter().find_map(take) else { continue };
+            let Some(mut draft) = wants.into_iter().find_map(take) else { continue };
+            self.deny(&mut draft);
             self.lanes[lane] = Some(Busy { priority: draft.priority, missing_args: self.missing_args });
             actions.push(self.action(lane, Order::Send { draft, missing_args: self.missing_args }));
+        }
+    }
+
+    /// What is held stays: a mark around it must not delete it in passing. One name that is known to be gone is no part
+    /// of that, unless it is held itself.
+    fn deny(&self, draft: &mut Draft) {
+        if self.held.is_empty() {
+            return;
+        }
+        for mark in &mut draft.marks {
+            let denied = match mark.deletes {
+                Deletes::Approved | Deletes::Denied => false,
+                Deletes::Single => self.held.contains(&mark.path),
+                Deletes::Unknown => self.held.concerns(&mark.path, mark.kind),
+            };
+            if denied {
+                mark.deletes = Deletes::Denied;
+            }
         }
     }
 
@@ -427,7 +453,15 @@ impl TargetState {
             said: &mut self.words,
         };
         let mut fits = false;
+        let mut held = std::collections::HashMap::new();
         let tally = self.changes.conclude(now, batch, |path| match failed.remove(path) {
+            Some(FailedMark { why: Why::Held { deletes }, .. }) => {
+                refusal.dead_letters.remove(path);
+                refusal.said.forget(path);
+                fits |= refusal.culprits.remove(path);
+                held.insert(path.clone(), deletes);
+                Fate::Held
+            }
             None => {
                 refusal.dead_letters.remove(path);
                 refusal.said.forget(path);
@@ -467,6 +501,7 @@ impl TargetState {
                 self.changes.hurry(path);
             }
         }
+        self.hold(now.instant, tally.held, &held, notices);
         for (path, failed) in failed {
             if let Why::Beneath(kind, content) = failed.why {
                 let mut mark = Mark::new(path, kind).content(content);
@@ -610,11 +645,12 @@ impl TargetState {
         if self.paused {
             return None;
         }
+        let release = self.held.release_at(self.release_after);
         let due = if self.breaker.is_closed() { self.changes.next_due(now) } else { None };
         let join = (self.changes.live_queue().0)
             .map(|due| due + JOIN_AFTER)
             .filter(|join| *join > now && self.breaker.is_closed() && self.is_live_under_way());
-        self.breaker.wake_at().into_iter().chain(due).chain(join).min()
+        self.breaker.wake_at().into_iter().chain(due).chain(join).chain(release).min()
     }
 
     /// Marks that wait, and background marks that wait or are under way: what can be told at no cost.
@@ -678,6 +714,22 @@ impl TargetState {
             failures: self.breaker.failures(),
             retry_at: self.breaker.wake_at(),
             widened: self.changes.widened(),
+            held: self.held_view(),
+        }
+    }
+
+    fn held_view(&self) -> HeldDeletesView {
+        let mut room = LISTED_BYTES_MAX;
+        let fits = |path: &&RelPath| {
+            let fits = path.as_bytes().len() <= room;
+            room = room.saturating_sub(path.as_bytes().len());
+            fits
+        };
+        HeldDeletesView {
+            marks: self.held.len(),
+            deletes: self.held.deletes(),
+            first: self.held.paths().take(LISTED_MAX).take_while(fits).cloned().collect(),
+            since: self.held.since(),
         }
     }
 
@@ -714,5 +766,60 @@ impl TargetState {
 
     pub(super) fn is_idle(&self) -> bool {
         self.lanes.iter().all(Option::is_none)
+    }
+
+    /// Holds marks whose deletes go over what is allowed.
+    fn hold(
+        &mut self,
+        now: Instant,
+        marks: Vec<crate::change::HeldMark>,
+        deletes: &std::collections::HashMap<RelPath, u64>,
+        notices: &mut Vec<Notice>,
+    ) {
+        let Some(first) = marks.first().map(|mark| mark.path.clone()) else { return };
+        let begins = self.held.is_empty();
+        for mark in marks {
+            let deletes = deletes.get(&mark.path).copied().unwrap_or(1);
+            self.held.hold(now, mark, deletes);
+        }
+        if begins {
+            let (marks, deletes) = (self.held.len(), self.held.deletes());
+            notices.push(Notice::DeletesHeld { target: self.id, marks, deletes, first });
+        }
+    }
+
+    /// Lets the held deletes go; returns how many marks that are.
+    pub(super) fn approve(&mut self, now: Now) -> usize {
+        let marks = self.held.release();
+        for mark in &marks {
+            self.changes.mark(now, mark);
+        }
+        marks.len()
+    }
+
+    /// Whatever waits may delete what the source lacks.
+    pub(super) fn approve_pending(&mut self) {
+        self.changes.approve();
+    }
+
+    /// How long deletes are held; `None`: until somebody approves them.
+    pub(super) fn release_after(&mut self, after: Option<Duration>) {
+        self.release_after = after;
+    }
+
+    /// Lets the held deletes go whose time is over.
+    pub(super) fn release_due(&mut self, now: Now, notices: &mut Vec<Notice>) {
+        if self.held.release_at(self.release_after).is_some_and(|at| at <= now.instant) {
+            let marks = self.approve(now);
+            notices.push(Notice::DeletesReleased { target: self.id, marks, approved: false });
+        }
+    }
+
+    pub(super) fn held(&self) -> &HeldDeletes {
+        &self.held
+    }
+
+    pub(super) fn held_mut(&mut self) -> &mut HeldDeletes {
+        &mut self.held
     }
 }

@@ -67,6 +67,21 @@ pub struct TargetView {
     pub retry_at: Option<Instant>,
     /// Times that marks were widened because there were too many.
     pub widened: u64,
+    /// Deletes that wait for somebody to approve them.
+    pub held: HeldDeletesView,
+}
+
+/// Deletes that wait for somebody to approve them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldDeletesView {
+    /// Marks.
+    pub marks: usize,
+    /// Names that would go, as far as is known.
+    pub deletes: u64,
+    /// The first, by path.
+    pub first: Vec<RelPath>,
+    /// Since when.
+    pub since: Option<Instant>,
 }
 
 /// A path that failed again and again.

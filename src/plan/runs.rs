@@ -1,6 +1,8 @@
 //! From what a draft's paths are to the lists of its rsync runs. Pure.
 
-use crate::change::{Class, Content, Draft, DraftMark, Mark, MarkKind, Priority};
+use std::collections::HashSet;
+
+use crate::change::{Class, Content, Deletes, Draft, DraftMark, Mark, MarkKind, Priority};
 use crate::path::RelPath;
 use crate::plan::links::Siblings;
 use crate::plan::look::Look;
@@ -32,6 +34,8 @@ pub struct PlanOptions {
     /// The receiver can delete what an entry names and the source lacks (`--delete-missing-args`, rsync 3.1.0; 3.4.3
     /// rejects it).
     pub missing_args: bool,
+    /// Nothing is ever deleted: what the source lacks stays.
+    pub keep: bool,
 }
 
 /// How rsync reads an entry of the list.
@@ -57,6 +61,17 @@ pub enum RunKind {
     Subtree,
 }
 
+/// How many names on the target a run may delete, as far as can be told before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Risk {
+    /// Not more than these.
+    AtMost(u64),
+    /// Nobody knows: it compares directories, or a directory is gone.
+    Unknown,
+    /// Whatever it is, it was approved.
+    Approved,
+}
+
 /// One rsync run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
@@ -70,6 +85,8 @@ pub struct Run {
     pub size_max: Option<u64>,
     /// The entries, sorted by path.
     pub entries: Vec<(RelPath, EntryKind)>,
+    /// What it may delete.
+    pub risk: Risk,
 }
 
 /// What to do with a draft.
@@ -123,6 +140,9 @@ pub fn plan(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Pla
         options,
         draft,
         compare: Vec::new(),
+        gone: Vec::new(),
+        unsure: HashSet::new(),
+        absent: HashSet::new(),
         resend: Vec::new(),
         wide: Vec::new(),
         changed: Vec::new(),
@@ -141,6 +161,13 @@ struct Planner<'a> {
     options: &'a PlanOptions,
     draft: &'a Draft,
     compare: Vec<(RelPath, EntryKind)>,
+    /// Gone from the source, and perhaps not a single name on the target: in a run of their own, so that what becomes of
+    /// their deletes is nobody else's business.
+    gone: Vec<(RelPath, EntryKind)>,
+    /// Marks for which more than one name may be deleted.
+    unsure: HashSet<&'a RelPath>,
+    /// Marks whose path is gone.
+    absent: HashSet<&'a RelPath>,
     resend: Vec<(RelPath, EntryKind)>,
     wide: Vec<(RelPath, EntryKind)>,
     changed: Vec<(RelPath, EntryKind)>,
@@ -151,9 +178,12 @@ struct Planner<'a> {
     root_attributes: bool,
 }
 
-impl Planner<'_> {
-    fn add(&mut self, mark: &DraftMark, sighting: &Sighting) {
+impl<'a> Planner<'a> {
+    fn add(&mut self, mark: &'a DraftMark, sighting: &Sighting) {
         self.mark_siblings(mark, sighting);
+        if mark.deletes != Deletes::Single {
+            self.unsure.insert(&mark.path);
+        }
         match &sighting.look {
             Look::Present(_) if sighting.excluded => self.replaced_by_excluded(mark),
             Look::Present(status) => match (mark.kind, status.entry_type) {
@@ -173,17 +203,21 @@ impl Planner<'_> {
                     self.point(mark, status);
                 }
             },
-            Look::Absent if mark.kind == MarkKind::Attributes => {}
+            Look::Absent if mark.kind == MarkKind::Attributes || self.options.keep => {}
             Look::Absent if self.options.missing_args => {
                 self.plan.deletes += 1;
+                self.absent.insert(&mark.path);
                 // Gone from the source: no content to send, so it rides along with whatever run there is.
-                if self.draft.class == Class::Points {
+                if self.draft.class == Class::Points && self.unsure.contains(&mark.path) {
+                    self.gone.push((mark.path.clone(), EntryKind::Plain));
+                } else if self.draft.class == Class::Points {
                     self.compare.push((mark.path.clone(), EntryKind::Plain));
                 } else {
                     self.wide.push((mark.path.clone(), EntryKind::Plain));
                 }
             }
             Look::Absent => self.mark_listing_of_parent(&mark.path),
+            Look::ParentMissing(_) if self.options.keep => {}
             Look::ParentMissing(ancestor) | Look::ParentIsNoDirectory(ancestor) => {
                 // Everything beneath goes with the ancestor, whose own mark keeps clear of other batches.
                 self.plan.marks.push(Mark::new(ancestor.clone(), MarkKind::Point).content(Content::Resend));
@@ -212,7 +246,7 @@ impl Planner<'_> {
     /// A name that was ours now belongs to something excluded: only a listing of the parent, with the rules, deletes
     /// what the target still has under it.
     fn replaced_by_excluded(&mut self, mark: &DraftMark) {
-        if !mark.derived {
+        if !mark.derived && !self.options.keep {
             self.mark_listing_of_parent(&mark.path);
         }
     }
@@ -309,17 +343,30 @@ impl Planner<'_> {
             self.resend.append(&mut self.compare);
             self.largest[1] = self.largest[1].max(self.largest[0]);
         }
+        let approved = self.draft.marks.iter().any(|mark| mark.deletes == Deletes::Approved);
+        let (unsure, absent) = (&self.unsure, &self.absent);
+        let risk = |kind, entries: &[(RelPath, EntryKind)]| match kind {
+            _ if approved => Risk::Approved,
+            RunKind::RootAttributes => Risk::AtMost(0),
+            RunKind::Points if !entries.iter().any(|(path, _)| unsure.contains(path)) => {
+                let gone = entries.iter().filter(|(path, _)| absent.contains(path)).count();
+                Risk::AtMost(gone as u64)
+            }
+            RunKind::Points | RunKind::Listing | RunKind::Subtree => Risk::Unknown,
+        };
         let mut add = |kind, resend, whole, size_max, mut entries: Vec<(RelPath, EntryKind)>| {
             if !entries.is_empty() {
                 entries.sort_unstable();
                 entries.dedup();
-                self.plan.runs.push(Run { kind, resend, whole, size_max, entries });
+                let risk = risk(kind, &entries);
+                self.plan.runs.push(Run { kind, resend, whole, size_max, entries, risk });
             }
         };
         let whole = |largest: u64| largest <= WHOLE_MAX;
         add(run_kind, wide_content == Content::Resend, false, Some(self.options.large), self.wide);
         add(RunKind::Points, true, whole(self.largest[1]), None, self.resend);
         add(RunKind::Points, false, whole(self.largest[0]), None, self.compare);
+        add(RunKind::Points, false, true, None, self.gone);
         add(RunKind::Points, true, false, None, self.changed);
         if self.root_attributes {
             add(RunKind::RootAttributes, false, false, None, vec![(RelPath::root(), EntryKind::Listing)]);

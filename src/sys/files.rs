@@ -191,6 +191,21 @@ pub fn ctimes_tell(fd: impl AsFd) -> io::Result<bool> {
     Ok(!STAMPED_ELSEWHERE.contains(&magic))
 }
 
+/// Whether an open directory has no entries; reads no more than it takes to know.
+///
+/// # Errors
+/// Those of getdents64(2).
+pub fn is_empty(directory: impl AsFd) -> io::Result<bool> {
+    let mut buffer = Vec::with_capacity(4 * 1024);
+    let mut reader = rustix::fs::RawDir::new(directory, buffer.spare_capacity_mut());
+    while let Some(entry) = reader.next() {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Lists an open directory, calling `each` for every entry but `.` and `..`, in the kernel's order.
 ///
 /// # Errors

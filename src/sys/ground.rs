@@ -13,7 +13,19 @@ use std::time::Instant;
 use super::clock::{self, WallTime};
 use super::files::{self, EntryType, Status};
 use super::inotify::{Inotify, WatchError, Wd};
+use super::mounts;
 use crate::path::RelPath;
+
+/// What became of a root whose path does not lead to it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stead {
+    /// Another directory has its name, or none.
+    Replaced,
+    /// Its file system was unmounted.
+    Unmounted,
+    /// Another file system is mounted over it.
+    Covered,
+}
 
 /// A root held open, as the stages see it. The contracts are those of [`files`], [`clock`] and [`Inotify`].
 pub trait Ground: Debug {
@@ -75,6 +87,21 @@ pub trait Ground: Debug {
     /// # Errors
     /// As there.
     fn list(&self, directory: &Self::Directory, each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()>;
+
+    /// Whether an open directory has no entries.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    fn is_empty(&self, directory: &Self::Directory) -> io::Result<bool> {
+        let mut empty = true;
+        self.list(directory, |_, _, _| empty = false)?;
+        Ok(empty)
+    }
+
+    /// What became of the root, when `path` does not lead to it any more.
+    fn stead(&self, _path: &Path) -> Stead {
+        Stead::Replaced
+    }
 
     /// The monotonic clock, see [`clock::now`].
     fn now(&self) -> Instant;
@@ -142,6 +169,21 @@ impl Ground for OwnedFd {
 
     fn list(&self, directory: &OwnedFd, each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()> {
         files::list(directory, each)
+    }
+
+    fn is_empty(&self, directory: &OwnedFd) -> io::Result<bool> {
+        files::is_empty(directory)
+    }
+
+    fn stead(&self, path: &Path) -> Stead {
+        let Ok(ours) = mounts::mount_of(self) else { return Stead::Replaced };
+        if mounts::is_mounted(ours).is_ok_and(|mounted| !mounted) {
+            return Stead::Unmounted;
+        }
+        match mounts::mount_of_path(path) {
+            Ok(theirs) if theirs != ours => Stead::Covered,
+            Ok(_) | Err(_) => Stead::Replaced,
+        }
     }
 
     fn now(&self) -> Instant {

@@ -9,4 +9,5 @@ pub mod ground;
 pub mod inotify;
 pub mod limits;
 pub mod lock;
+pub mod mounts;
 pub mod socket;

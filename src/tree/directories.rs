@@ -31,6 +31,8 @@ struct Node {
     previous: u32,
     name: Box<[u8]>,
     wd: Option<Wd>,
+    /// Entries of any kind in it, as far as is known.
+    entries: u32,
     alive: bool,
 }
 
@@ -41,6 +43,8 @@ pub struct Directories {
     free: Vec<u32>,
     by_name: HashTable<u32>,
     by_wd: HashMap<Wd, u32, foldhash::fast::RandomState>,
+    /// Over all directories.
+    entries: u64,
     // Names are chosen by whoever can create directories: a random seed keeps collisions out of their hands.
     hasher: foldhash::fast::RandomState,
 }
@@ -60,6 +64,7 @@ impl Directories {
             free: Vec::new(),
             by_name: HashTable::new(),
             by_wd: HashMap::default(),
+            entries: 0,
             hasher: foldhash::fast::RandomState::default(),
         };
         map.allocate(NONE, b"");
@@ -76,6 +81,28 @@ impl Directories {
     #[must_use]
     pub fn watched(&self) -> usize {
         self.by_wd.len()
+    }
+
+    /// Entries of any kind in all directories, as far as is known.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Says how many entries the directory has.
+    pub fn set_entries(&mut self, directory: DirectoryId, entries: u32) {
+        if self.get(directory).is_some() {
+            let known = std::mem::replace(&mut self.nodes[directory.index as usize].entries, entries);
+            self.entries = self.entries - u64::from(known) + u64::from(entries);
+        }
+    }
+
+    /// Says that an entry came to the directory, or went.
+    pub fn count_entry(&mut self, directory: DirectoryId, came: bool) {
+        if let Some(node) = self.get(directory) {
+            let entries = if came { node.entries.saturating_add(1) } else { node.entries.saturating_sub(1) };
+            self.set_entries(directory, entries);
+        }
     }
 
     /// Whether the directory is still in the map.
@@ -225,6 +252,7 @@ impl Directories {
                 self.by_wd.remove(&wd);
                 watches.push(wd);
             }
+            self.entries -= u64::from(std::mem::take(&mut self.nodes[index as usize].entries));
             if index != 0 {
                 self.unlink(index);
                 let node = &mut self.nodes[index as usize];
@@ -262,6 +290,7 @@ impl Directories {
             previous: NONE,
             name: name.into(),
             wd: None,
+            entries: 0,
             alive: true,
         };
         match self.free.pop() {

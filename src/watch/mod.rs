@@ -3,9 +3,11 @@
 //! The shard does the syscalls that watching needs; its loop and its threads are in `daemon`.
 
 mod shard;
+mod standing;
 mod touches;
 mod trunk;
 mod walk;
 
 pub use shard::{Loss, LossReason, LostScope, Reading, Shard, ShardId, ShardOptions, Source, StartError};
+pub use standing::RootFault;
 pub use trunk::{Errand, Occasion, Trunk};

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::standing::Standing;
 use super::touches::Touches;
 use super::trunk::{Errand, Occasion, Trunk};
 use super::walk::{Reason, Walk};
@@ -75,18 +76,22 @@ pub struct Source<G = OwnedFd> {
     pub slack: Duration,
     unsettled: AtomicI64,
     live: AtomicBool,
-    counters: Counters,
+    /// Nothing is ever deleted on a target.
+    pub keep: bool,
+    pub(super) counters: Counters,
+    pub(super) standing: Standing,
     unwatched_said: AtomicBool,
     mounts_said: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Counters {
+pub(super) struct Counters {
     events: AtomicU64,
     overflows: AtomicU64,
     watched: AtomicI64,
     unwatched: AtomicI64,
     unreadable: AtomicU64,
+    pub entries: AtomicI64,
 }
 
 /// A reading of a root's counters.
@@ -100,6 +105,8 @@ pub struct Reading {
     pub watched: i64,
     /// Directories that could not be watched and are compared now and then.
     pub unwatched: i64,
+    /// Entries known under the root, approximately.
+    pub entries: u64,
 }
 
 impl Source {
@@ -136,10 +143,19 @@ impl<G: Ground> Source<G> {
             // The trunk's first look at the root is the first thing to be settled.
             unsettled: AtomicI64::new(1),
             live: AtomicBool::new(false),
+            keep: false,
             counters: Counters::default(),
+            standing: Standing::default(),
             unwatched_said: AtomicBool::new(false),
             mounts_said: AtomicU64::new(0),
         })
+    }
+
+    /// The same, but nothing is ever deleted on a target if `keep`.
+    #[must_use]
+    pub fn keeping(mut self, keep: bool) -> Self {
+        self.keep = keep;
+        self
     }
 
     /// The same with another slack; for tests, whose trees are young.
@@ -190,6 +206,7 @@ impl<G: Ground> Source<G> {
             overflows: self.counters.overflows.load(Ordering::Relaxed),
             watched: self.counters.watched.load(Ordering::Relaxed),
             unwatched: self.counters.unwatched.load(Ordering::Relaxed),
+            entries: u64::try_from(self.counters.entries.load(Ordering::Relaxed)).unwrap_or(0),
         }
     }
 
@@ -281,6 +298,7 @@ pub struct Shard<G: Ground = OwnedFd> {
     overflow_said: Option<Instant>,
     buffer: Vec<u8>,
     watched_told: i64,
+    entries_told: i64,
 }
 
 impl Shard {
@@ -316,6 +334,7 @@ impl<G: Ground> Shard<G> {
             overflow_said: None,
             buffer: vec![0; READ_BUFFER],
             watched_told: 0,
+            entries_told: 0,
         })
     }
 
@@ -328,13 +347,15 @@ impl<G: Ground> Shard<G> {
             let wd = self.inotify.add_watch(&self.source.root.open_directory(&RelPath::root())?)?;
             self.map.bind(self.map.root(), wd);
             self.deal_root()?;
+            self.tell_watched();
         }
         Ok(())
     }
 
     /// Lists the root and sends an errand for each directory in it, and for each that was there before.
     fn deal_root(&mut self) -> io::Result<()> {
-        let names = self.subdirectories(&RelPath::root())?;
+        let (names, entries) = self.subdirectories(&RelPath::root())?;
+        self.map.set_entries(self.map.root(), entries);
         let Some(trunk) = &mut self.trunk else { return Ok(()) };
         let gone: Vec<Box<[u8]>> =
             trunk.names().filter(|name| !names.iter().any(|present| **present == **name)).map(Into::into).collect();
@@ -391,6 +412,11 @@ impl<G: Ground> Shard<G> {
         let Some(directory) = self.map.of_wd(event.wd) else { return };
         if event.name.is_empty() {
             return self.on_self(directory, event.kind);
+        }
+        match event.kind {
+            EventKind::Created | EventKind::MovedTo => self.map.count_entry(directory, true),
+            EventKind::Deleted | EventKind::MovedFrom => self.map.count_entry(directory, false),
+            _ => {}
         }
         if event.directory {
             return self.on_directory(directory, event);
@@ -551,6 +577,9 @@ impl<G: Ground> Shard<G> {
         let watched = i64::try_from(self.map.watched()).unwrap_or(i64::MAX);
         self.source.counters.watched.fetch_add(watched - self.watched_told, Ordering::Relaxed);
         self.watched_told = watched;
+        let entries = i64::try_from(self.map.entries()).unwrap_or(i64::MAX);
+        self.source.add_entries(entries - self.entries_told);
+        self.entries_told = entries;
     }
 
     /// Does what time asks for; returns when it wants to be called again.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::change::{Content, Mark, MarkKind, Stage};
+use crate::change::{Content, Deletes, Mark, MarkKind, Stage};
 use crate::event::EventKind;
 use crate::path::RelPath;
 use crate::tree::DirectoryId;
@@ -98,6 +98,7 @@ impl Touches {
             let content = if touch.content { Content::Resend } else { Content::Compare };
             let mut mark = Mark::new(path, MarkKind::Point).content(content).stage(stage);
             mark.changes_names = touch.names;
+            mark.deletes = Deletes::Single;
             each(mark);
         }
     }

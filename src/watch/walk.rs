@@ -215,8 +215,8 @@ impl<G: Ground> Shard<G> {
     /// more leave it.
     pub(super) fn list_into(&mut self, directory: DirectoryId, stack: &mut Vec<(DirectoryId, Box<[u8]>)>) {
         let Some(path) = self.map.path(directory) else { return };
-        let names = match self.subdirectories(&path) {
-            Ok(names) => names,
+        let (names, entries) = match self.subdirectories(&path) {
+            Ok(listed) => listed,
             // It is gone, or something else has its name now: another event says so.
             Err(error) if is_gone(&error) => return,
             Err(error) => {
@@ -225,6 +225,7 @@ impl<G: Ground> Shard<G> {
                 return self.leave_unwatched(path, &error);
             }
         };
+        self.map.set_entries(directory, entries);
         let known = self.map.children(directory);
         if !known.is_empty() {
             let present: HashSet<&[u8]> = names.iter().map(|name| &**name).collect();
@@ -239,12 +240,14 @@ impl<G: Ground> Shard<G> {
         stack.extend(names.into_iter().map(|name| (directory, name)));
     }
 
-    /// The names of the directories in `path`, excluded ones left out.
-    pub(super) fn subdirectories(&self, path: &RelPath) -> io::Result<Vec<Box<[u8]>>> {
+    /// The names of the directories in `path`, excluded ones left out, and how many entries of any kind there are.
+    pub(super) fn subdirectories(&self, path: &RelPath) -> io::Result<(Vec<Box<[u8]>>, u32)> {
         let root = &self.source.root;
         let directory = root.open_directory(path)?;
         let mut names: Vec<Box<[u8]>> = Vec::new();
+        let mut entries = 0_u32;
         root.list(&directory, |name, entry_type, _inode| {
+            entries = entries.saturating_add(1);
             let is_directory = match entry_type {
                 Some(known) => known == EntryType::Directory,
                 None => root.status_at(&directory, name).is_ok_and(|status| status.entry_type == EntryType::Directory),
@@ -253,7 +256,7 @@ impl<G: Ground> Shard<G> {
                 names.push(name.into());
             }
         })?;
-        Ok(names)
+        Ok((names, entries))
     }
 
     fn cannot_open(&mut self, parent: DirectoryId, name: &[u8], path: &RelPath, error: &io::Error) -> Visit {

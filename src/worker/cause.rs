@@ -25,7 +25,7 @@ pub enum Remedy {
     DropMissingArgs,
     /// The cause is hidden: run the same command with an empty list, and judge that.
     Probe,
-    /// The root is not there, or deletes look wrong: send nothing until the root has been checked.
+    /// The root is not there: send nothing until it has been checked.
     HoldSource,
 }
 
@@ -267,7 +267,7 @@ impl Cause {
             Self::PathsUnnamed => ("paths_unnamed", Halve, None),
             Self::OutputCut => ("output_cut", Halve, None),
             Self::DeletesSuppressed => ("deletes_suppressed", Halve, Some("make the paths that rsync names readable in the source")),
-            Self::DeleteLimit => ("delete_limit", HoldSource, Some("check that the deletes are meant, then raise the delete limit")),
+            Self::DeleteLimit => ("delete_limit", RetryPaths, Some("if the deletes are meant: fansync approve")),
             Self::ConnectionRefused => ("connection_refused", NORMAL, Some("start the rsync daemon, or correct host and port")),
             Self::NameUnresolved => ("name_unresolved", SLOW, Some("correct the host name, or repair name resolution")),
             Self::ConnectTimeout => ("connect_timeout", NORMAL, Some("check the network and the firewall between here and the target")),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::filter::Filter;
-use crate::plan::{Run, RunKind};
+use crate::plan::{Risk, Run, RunKind};
 use crate::target::Location;
 
 /// How one target is reached.
@@ -25,13 +25,43 @@ pub struct Transport {
     pub one_file_system: bool,
 }
 
+/// What a run may delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fence {
+    /// Nothing, and nothing is said of it: `delete: keep`.
+    Keep,
+    /// So many names; then it stops deleting and tells how many are left (`--max-delete`; 0 counts without deleting, from
+    /// rsync 3.0.0 on). More than rsync can count is no limit.
+    AtMost(u64),
+    /// Everything that the source lacks.
+    Open,
+}
+
+impl Fence {
+    /// rsync reads an `int`.
+    fn limit(self) -> Option<u64> {
+        match self {
+            Self::AtMost(deletes) => Some(deletes).filter(|deletes| *deletes < u64::from(i32::MAX.unsigned_abs())),
+            Self::Keep | Self::Open => None,
+        }
+    }
+}
+
 /// The arguments of a run whose source is the directory that the child holds as descriptor `root`. The list comes on
 /// standard input, NUL-terminated (notes/rsync.md 0).
 ///
 /// No `--out-format`: every itemized line is a small reply, which waits 40 ms for our delayed ACK where the daemon
 /// has no TCP_NODELAY (notes/rsync.md 5.1). The markers that matter are printed without it.
 #[must_use]
-pub fn arguments(transport: &Transport, filter: &Filter, run: &Run, missing_args: bool, root: i32) -> Vec<OsString> {
+pub fn arguments(
+    transport: &Transport,
+    filter: &Filter,
+    run: &Run,
+    fence: Fence,
+    missing_args: bool,
+    root: i32,
+) -> Vec<OsString> {
+    let deletes = fence != Fence::Keep;
     let mut arguments: Vec<OsString> = Vec::with_capacity(24);
     let mut add = |argument: &str| arguments.push(OsString::from(argument));
     add("-a");
@@ -46,23 +76,36 @@ pub fn arguments(transport: &Transport, filter: &Filter, run: &Run, missing_args
     }
     match run.kind {
         RunKind::RootAttributes => add("--filter=- /*"),
-        RunKind::Points | RunKind::Listing | RunKind::Subtree => {
+        RunKind::Points | RunKind::Listing | RunKind::Subtree if deletes => {
             add("--force");
             if missing_args {
                 add("--delete-missing-args");
             }
         }
+        RunKind::Points | RunKind::Listing | RunKind::Subtree => {}
     }
     match run.kind {
         RunKind::RootAttributes => {}
         // Deletes nothing by itself here, but only with it does a remote receiver learn the rules, and spares what they
         // exclude when it deletes a directory that is gone (observed, 3.5.0).
-        RunKind::Points if filter.protects() => add("--delete"),
+        RunKind::Points if filter.protects() && deletes => add("--delete"),
         RunKind::Points => {}
-        RunKind::Listing => add("--delete"),
+        RunKind::Listing if deletes => add("--delete"),
+        RunKind::Listing => {}
         RunKind::Subtree => {
             add("-r");
-            add("--delete");
+            if deletes {
+                add("--delete");
+            }
+        }
+    }
+    if let Some(limit) = fence.limit()
+        && run.kind != RunKind::RootAttributes
+    {
+        add(&format!("--max-delete={limit}"));
+        if limit > 0 {
+            // How many it were; costs nothing that can be measured.
+            add("--stats");
         }
     }
     match run.kind {
@@ -115,7 +158,14 @@ pub fn list(run: &Run) -> Vec<u8> {
 /// An empty run: it connects, authenticates, and checks the options, the module and its rights, and changes nothing.
 #[must_use]
 pub fn probe() -> Run {
-    Run { kind: RunKind::Listing, resend: false, whole: false, size_max: None, entries: Vec::new() }
+    Run {
+        kind: RunKind::Listing,
+        resend: false,
+        whole: false,
+        size_max: None,
+        entries: Vec::new(),
+        risk: Risk::AtMost(0),
+    }
 }
 
 /// The environment of a run: nothing of ours but what rsync needs to be found and to speak plainly.
@@ -154,13 +204,17 @@ mod tests {
     }
 
     fn line(target: &str, run: &Run) -> String {
-        let arguments = arguments(&transport(target), &Filter::none(), run, true, 100);
+        fenced(target, run, Fence::Open)
+    }
+
+    fn fenced(target: &str, run: &Run, fence: Fence) -> String {
+        let arguments = arguments(&transport(target), &Filter::none(), run, fence, true, 100);
         arguments.iter().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }
 
     fn run(kind: RunKind, path: &str) -> Run {
         let entries = vec![(RelPath::parse(path.as_bytes()).unwrap(), EntryKind::Plain)];
-        Run { kind, resend: kind == RunKind::Points, whole: false, size_max: Some(8), entries }
+        Run { kind, resend: kind == RunKind::Points, whole: false, size_max: Some(8), entries, risk: Risk::Unknown }
     }
 
     #[test]
@@ -180,6 +234,21 @@ mod tests {
             "-a --modify-window=-1 --force --delete-missing-args -r --delete -x --max-size=8 --from0 --files-from=- --timeout=60 \
              -- /proc/self/fd/100/ /target/"
         );
+    }
+
+    #[test]
+    fn a_fence_limits_the_deletes_and_what_is_kept_is_not_deleted() {
+        let of = |kind, fence| fenced("/target", &run(kind, "a"), fence);
+        assert!(of(RunKind::Listing, Fence::AtMost(0)).contains(" --delete --max-delete=0 -x"));
+        assert!(
+            of(RunKind::Points, Fence::AtMost(7)).contains(" --delete-missing-args --max-delete=7 --stats --from0")
+        );
+        assert!(!of(RunKind::Points, Fence::AtMost(1 << 40)).contains("max-delete"));
+        assert!(!of(RunKind::RootAttributes, Fence::AtMost(0)).contains("max-delete"));
+        for kind in [RunKind::RootAttributes, RunKind::Points, RunKind::Listing, RunKind::Subtree] {
+            let line = of(kind, Fence::Keep);
+            assert!(!line.contains("delete") && !line.contains("force"), "{line}");
+        }
     }
 
     #[test]

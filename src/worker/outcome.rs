@@ -54,6 +54,10 @@ pub struct Verdict {
     pub remedy: Remedy,
     /// rsync's most telling line, escaped, at most [`WORDS_BYTES_MAX`] bytes; empty when it said nothing.
     pub words: String,
+    /// `--max-delete` kept it from deleting: so many names, directories that are not empty left out.
+    pub limited: Option<u64>,
+    /// Names that it deleted, if it told (`--stats`, from protocol 31 on).
+    pub deleted: Option<u64>,
 }
 
 /// What of a batch the target has now.
@@ -102,7 +106,9 @@ pub fn judge(run: &Run<'_>, names: &Names<'_>) -> Verdict {
         Exit::Watchdog => return verdict(Applied::Nothing, Cause::WatchdogStopped, telling(run)),
     };
     match code {
-        0 | 23 | 24 | 25 => judge_paths(code, run, names),
+        0 | 23 | 24 | 25 => {
+            Verdict { limited: limited(code, run), deleted: deleted(run), ..judge_paths(code, run, names) }
+        }
         _ => {
             let (cause, line) = cause_of_abort(code, run, names);
             let culprits = match cause {
@@ -116,12 +122,7 @@ pub fn judge(run: &Run<'_>, names: &Names<'_>) -> Verdict {
 }
 
 fn judge_paths(code: i32, run: &Run<'_>, names: &Names<'_>) -> Verdict {
-    if let Some(line) = lines(run).find(|line| line.starts_with(DELETE_LIMIT)) {
-        return verdict(Applied::Unclear, Cause::DeleteLimit, line);
-    }
-    if code == 25 {
-        return verdict(Applied::Unclear, Cause::DeleteLimit, telling(run));
-    }
+    let limited = limited(code, run);
     if lines(run).any(|line| line.starts_with(DELETES_SUPPRESSED)) {
         // What the sender met, which is why, tells more than the marker.
         return verdict(Applied::Unclear, Cause::DeletesSuppressed, telling(run));
@@ -132,6 +133,8 @@ fn judge_paths(code: i32, run: &Run<'_>, names: &Names<'_>) -> Verdict {
     let mut failed = Vec::new();
     // With exit 0 what stands on stderr without being a marker is a warning, such as a missing `--link-dest`.
     let complaints = stderr_lines(run).filter(|line| code != 0 || complaint::is_marker(line));
+    // What the limit kept rsync from is not done, and nothing else is said by it; exit 25 says no more than that.
+    let complaints = complaints.filter(|line| !line.starts_with(DELETE_LIMIT));
     let markers = stdout_lines(run).filter(|line| complaint::is_marker(line));
     let mut named_by_stderr = false;
     for (line, of_stderr) in complaints.map(|line| (line, true)).chain(markers.map(|line| (line, false))) {
@@ -144,12 +147,15 @@ fn judge_paths(code: i32, run: &Run<'_>, names: &Names<'_>) -> Verdict {
             }
         }
     }
-    if code != 0 && !named_by_stderr {
+    if code != 0 && code != 25 && !named_by_stderr {
         return verdict(Applied::Unclear, Cause::PathsUnnamed, telling(run));
     }
     let failed = merged(failed);
     let Some(first) = failed.first() else {
-        return verdict(Applied::All, Cause::Applied, b"");
+        return match limited {
+            None => verdict(Applied::All, Cause::Applied, b""),
+            Some(_) => verdict(Applied::All, Cause::DeleteLimit, telling(run)),
+        };
     };
     let cause = if failed.iter().any(|one| one.why == PathCause::NoSpace) {
         Cause::TargetFull
@@ -159,7 +165,29 @@ fn judge_paths(code: i32, run: &Run<'_>, names: &Names<'_>) -> Verdict {
         Cause::PathsFailed
     };
     let words = first.words.clone();
-    Verdict { applied: Applied::AllBut(failed), cause, remedy: cause.remedy(), words }
+    Verdict { applied: Applied::AllBut(failed), cause, remedy: cause.remedy(), words, limited: None, deleted: None }
+}
+
+/// Names that `--max-delete` kept from being deleted.
+fn limited(code: i32, run: &Run<'_>) -> Option<u64> {
+    let marker = lines(run).find_map(|line| line.strip_prefix(DELETE_LIMIT));
+    match marker {
+        Some(rest) => Some(number(rest).unwrap_or(1).max(1)),
+        None => (code == 25).then_some(1),
+    }
+}
+
+fn deleted(run: &Run<'_>) -> Option<u64> {
+    stdout_lines(run).find_map(|line| line.strip_prefix(DELETED)).and_then(number)
+}
+
+/// The first number in a text, which may have commas.
+fn number(text: &[u8]) -> Option<u64> {
+    let start = text.iter().position(u8::is_ascii_digit)?;
+    let digits = text[start..].iter().take_while(|byte| byte.is_ascii_digit() || **byte == b',');
+    digits
+        .filter(|byte| **byte != b',')
+        .try_fold(0_u64, |number, digit| number.checked_mul(10)?.checked_add(u64::from(digit - b'0')))
 }
 
 /// The entries that an aborted run names. What it did not name may have failed all the same.
@@ -194,6 +222,7 @@ fn merged(mentions: Vec<Failed>) -> Vec<Failed> {
 }
 
 const DELETE_LIMIT: &[u8] = b"Deletions stopped due to --max-delete limit";
+const DELETED: &[u8] = b"Number of deleted files: ";
 const DELETES_SUPPRESSED: &[u8] = b"IO error encountered -- skipping file deletion";
 
 /// What rsync says, with which exit codes, and what it means. The first row that fits is taken.
@@ -290,7 +319,7 @@ fn source_or_destination<'a>(run: &Run<'a>, names: &Names<'_>) -> (Cause, Option
 }
 
 fn verdict(applied: Applied, cause: Cause, line: &[u8]) -> Verdict {
-    Verdict { applied, cause, remedy: cause.remedy(), words: words(line) }
+    Verdict { applied, cause, remedy: cause.remedy(), words: words(line), limited: None, deleted: None }
 }
 
 /// The line of stderr that says most: the first that is not rsync's summary, else the summary, else a marker.
@@ -494,7 +523,7 @@ mod tests {
         let elsewhere = marker(b"cannot delete non-empty directory: zz\n");
         assert_eq!((elsewhere.applied, elsewhere.remedy), (Applied::Unclear, Remedy::Halve));
         let limit = code(0, "Deletions stopped due to --max-delete limit (3 skipped)\n");
-        assert_eq!((limit.applied, limit.cause), (Applied::Unclear, Cause::DeleteLimit));
+        assert_eq!((limit.applied, limit.cause, limit.limited), (Applied::All, Cause::DeleteLimit, Some(3)));
     }
 
     #[test]
@@ -515,6 +544,24 @@ mod tests {
             judge_one(Exit::Code(23), b"skipping non-regular file \"g\"\n", b"", false).applied,
             Applied::Unclear
         );
+    }
+
+    #[test]
+    fn what_the_limit_kept_from_being_deleted_is_a_number_beside_what_failed() {
+        let marker = "Deletions stopped due to --max-delete limit (12 skipped)\n";
+        let local = "rsync error: the --max-delete limit stopped deletions (code 25) at main.c(1394) [sender=3.5.0]\n";
+        let verdict = code(25, &format!("{marker}{local}"));
+        assert_eq!((&verdict.applied, verdict.limited), (&Applied::All, Some(12)));
+        assert_eq!(verdict.remedy, Remedy::RetryPaths);
+        assert_eq!(code(25, "").limited, Some(1), "by its code alone");
+        let blocked = code(23, &format!("could not make way for new regular file: g\n{marker}"));
+        assert_eq!((failed(&blocked), blocked.limited), (vec![("g".into(), PathCause::NotDeleted)], Some(12)));
+        assert_eq!(code(0, "").limited, None);
+        let told = |stdout: &[u8]| judge_one(Exit::Code(0), stdout, b"", false).deleted;
+        assert_eq!(told(b"\nNumber of files: 1\nNumber of deleted files: 1,234 (reg: 1,200, dir: 34)\n"), Some(1_234));
+        assert_eq!(told(b"Number of deleted files: 0\n"), Some(0));
+        assert_eq!(told(b"Number of deleted files: 99999999999999999999\n"), None);
+        assert_eq!(told(b"total size is 2  speedup is 0.01\n"), None);
     }
 
     #[test]

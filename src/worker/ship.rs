@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::command::{self, Transport};
-use super::complaint::{Names, Standing};
+use super::cause::Cause;
+use super::command::{self, Fence, Transport};
+use super::complaint::{Names, PathCause, Standing};
 use super::outcome::{self, Applied, Exit, Run as Ended, Verdict};
 use super::run::{Finished, SHIM_NOT_RUN, Stop, Supervisor, Urgency};
-use super::shipment::{Sights, is_above, nothing, trouble_of, within};
+use super::shipment::{Shipment, Sights, is_above, nothing, trouble_of, within};
 use crate::change::Draft;
-use crate::dispatch::{Conclusion, Pace, Report, Trouble, TroubleRemedy};
+use crate::dispatch::{Conclusion, DeleteGuard, Pace, Report, Trouble, TroubleRemedy};
 use crate::path::RelPath;
-use crate::plan::{LinkTable, Run};
+use crate::plan::{LinkTable, Risk, Run};
 use crate::sys::child::{self, Inherited};
 use crate::sys::clock;
-use crate::sys::files;
 use crate::target::Location;
-use crate::watch::Source;
+use crate::watch::{RootFault, Source};
 
 /// The slowest link that the deadline of a run allows for. Unit: bytes per second. rsync's own `--timeout` notices a
 /// stalled link much earlier; the deadline is for an rsync that hangs.
@@ -41,6 +41,8 @@ pub struct Shipper {
     pub transport: Transport,
     /// Files above this go to the large lane. Unit: bytes.
     pub large: u64,
+    /// How much may be deleted, shared by all lanes of the target.
+    pub guard: Arc<Mutex<DeleteGuard>>,
 }
 
 /// What a shipper asks of its surroundings.
@@ -58,8 +60,8 @@ pub struct Surroundings<'a> {
 impl Shipper {
     /// Sends a draft.
     pub fn ship(&self, draft: &Draft, missing_args: bool, around: &mut Surroundings<'_>) -> Conclusion {
-        if let Err(words) = self.check_source() {
-            return nothing(held(words));
+        if let Err(fault) = self.source.check(clock::now()) {
+            return nothing(held(fault));
         }
         let sights = Sights { source: &*self.source, links: &self.links, large: self.large };
         let mut shipment = sights.prepare(draft, missing_args);
@@ -72,8 +74,13 @@ impl Shipper {
         let runs = std::mem::take(&mut shipment.runs);
         tracing::trace!(root = self.source.name, batch = draft.batch.0, marks = ?draft.marks, ?runs, "planned");
         for run in &runs {
-            let verdict = match self.run(run, missing_args, shipment.bytes, around) {
-                Ok(verdict) => verdict,
+            let verdict = match self.run_guarded(run, missing_args, &shipment, around) {
+                Ok(Guarded { verdict, held }) => {
+                    if let Some(deletes) = held {
+                        shipment.hold(run, deletes);
+                    }
+                    verdict
+                }
                 Err(trouble) => return nothing(trouble),
             };
             tracing::debug!(
@@ -95,7 +102,7 @@ impl Shipper {
 
     /// Asks the target with an empty list; `None` when all is well.
     pub fn probe(&self, missing_args: bool, around: &mut Surroundings<'_>) -> Option<Trouble> {
-        match self.run(&command::probe(), missing_args, 0, around) {
+        match self.run(&command::probe(), self.closed(), How { missing_args, bytes: 0 }, around) {
             Err(trouble) => Some(trouble),
             Ok(verdict) => match verdict.applied {
                 Applied::All | Applied::AllBut(_) | Applied::Unclear => None,
@@ -109,37 +116,115 @@ impl Shipper {
     /// # Errors
     /// The trouble, when rsync could not even be run.
     pub fn ask(&self, around: &mut Surroundings<'_>) -> Result<Verdict, Trouble> {
-        self.run(&command::probe(), true, 0, around)
+        self.run(&command::probe(), self.closed(), How { missing_args: true, bytes: 0 }, around)
     }
 
-    /// Whether the held root is still what the configured path means (design 8). Checked before every spawn, because
-    /// a points batch against an unmounted root would delete all that it lists (notes/rsync.md 10).
-    fn check_source(&self) -> Result<(), String> {
-        let path = self.source.path.display();
-        let held = files::status_of(&self.source.root).map_err(|error| format!("the root cannot be read: {error}"))?;
-        if held.links == 0 {
-            return Err(format!("{path} was removed"));
-        }
-        match files::status_of_path(&self.source.path) {
-            Ok(status) if status.identity == self.source.identity => Ok(()),
-            Ok(_) => Err(format!("{path} is another directory than at the start: replaced, unmounted or mounted over")),
-            Err(error) => Err(format!("{path}: {error}")),
-        }
+    /// Deletes nothing, and says so if there is something.
+    fn closed(&self) -> Fence {
+        if self.source.keep { Fence::Keep } else { Fence::AtMost(0) }
     }
 
-    fn run(
+    /// Makes a run whose deletes are counted before they are done, unless they are approved.
+    ///
+    /// Where nobody knows how many names would go, a first run does everything else and counts them
+    /// (`--max-delete=0`), and only what may go is deleted, by a second one: of a mass delete nothing happens before
+    /// somebody approved it. Names that are known to be single ones are counted by the guard alone.
+    fn run_guarded(
         &self,
         run: &Run,
         missing_args: bool,
-        bytes: u64,
+        shipment: &Shipment,
         around: &mut Surroundings<'_>,
-    ) -> Result<Verdict, Trouble> {
+    ) -> Result<Guarded, Trouble> {
+        let how = How { missing_args, bytes: shipment.bytes };
+        let denied = shipment.is_denied(run);
+        let first = match run.risk {
+            _ if self.source.keep => return Ok(Guarded::new(self.run(run, Fence::Keep, how, around)?)),
+            Risk::Approved => return Ok(Guarded::new(self.run(run, Fence::Open, how, around)?)),
+            Risk::AtMost(0) => None,
+            Risk::AtMost(deletes) if !denied => self.counted(run, deletes, Known::AtMost, how, around)?,
+            Risk::AtMost(_) | Risk::Unknown => None,
+        };
+        let first = match first {
+            Some(verdict) => verdict,
+            None => self.run(run, Fence::AtMost(0), how, around)?,
+        };
+        // A target without room may have some once the deletes are done, however many they are.
+        let full = first.cause == Cause::TargetFull;
+        let deletes = match (first.limited, &first.applied) {
+            (Some(deletes), Applied::All | Applied::AllBut(_)) => deletes,
+            (_, _) if full => 0,
+            (_, _) => return Ok(Guarded::new(first)),
+        };
+        let known = if matches!(run.risk, Risk::AtMost(_)) { Known::Counted } else { Known::Nothing };
+        let second = if denied {
+            None
+        } else {
+            // Whatever had to be sent is there by now.
+            let again = Run { resend: run.resend && full, ..run.clone() };
+            self.counted(&again, deletes, known, how, around)?
+        };
+        let held = (deletes > 0).then_some(deletes);
+        Ok(match second {
+            None if held.is_none() => Guarded::new(first),
+            None => Guarded { verdict: without_limit(first), held },
+            Some(second) => {
+                let held = second.limited;
+                let second = if held.is_some() { without_limit(second) } else { second };
+                let verdict = if full { second } else { joined(without_limit(first), second) };
+                Guarded { verdict, held }
+            }
+        })
+    }
+
+    /// Makes a run if the guard admits so many deletes.
+    fn counted(
+        &self,
+        run: &Run,
+        deletes: u64,
+        known: Known,
+        how: How,
+        around: &mut Surroundings<'_>,
+    ) -> Result<Option<Verdict>, Trouble> {
+        let unknown_max = match known {
+            Known::Nothing => self.source.unknown_deletes_max(),
+            Known::AtMost | Known::Counted => u64::MAX,
+        };
+        let entries = self.source.reading().entries;
+        let (admitted, reservation, remaining) = {
+            let mut guard = self.guard.lock();
+            let (admitted, reservation) = guard.admit(clock::now(), deletes, entries);
+            (admitted, reservation, guard.remaining(clock::now(), entries))
+        };
+        if !admitted || deletes > unknown_max || (known == Known::Nothing && unknown_max == 0) {
+            if known == Known::AtMost {
+                // Perhaps none of them is on the target: they are counted there first, and then here.
+                self.guard.lock().settle(reservation, 0);
+            }
+            return Ok(None);
+        }
+        let fence = match known {
+            Known::AtMost => deletes,
+            // Directories that are not empty were not among what was counted.
+            Known::Counted | Known::Nothing => deletes.saturating_add(remaining).min(unknown_max),
+        };
+        let ended = self.run(run, Fence::AtMost(fence), how, around);
+        let deleted = match &ended {
+            Ok(verdict) if verdict.applied != Applied::Nothing => verdict.deleted.unwrap_or(deletes),
+            Ok(_) | Err(_) => 0,
+        };
+        self.guard.lock().settle(reservation, deleted);
+        ended.map(Some)
+    }
+
+    fn run(&self, run: &Run, fence: Fence, how: How, around: &mut Surroundings<'_>) -> Result<Verdict, Trouble> {
+        let How { missing_args, bytes } = how;
         if (around.urgency)() != Urgency::None {
             return Err(stopping());
         }
-        self.check_source().map_err(held)?;
+        self.source.check(clock::now()).map_err(held)?;
         let number = self.root.number();
-        let arguments = command::arguments(&self.transport, &self.source.filter, run, missing_args, number);
+        let arguments = command::arguments(&self.transport, &self.source.filter, run, fence, missing_args, number);
         let deadline = deadline(&self.transport, run.entries.len(), bytes);
         let finished = around
             .supervisor
@@ -228,13 +313,68 @@ fn deadline(transport: &Transport, entries: usize, bytes: u64) -> Instant {
     clock::now() + waiting + working + Duration::from_secs(bytes / SLOWEST_LINK)
 }
 
-fn held(words: String) -> Trouble {
-    Trouble {
-        cause: "source_missing",
-        remedy: TroubleRemedy::HoldSource,
-        words,
-        hint: Some("nothing is sent or deleted until the same directory is back"),
+/// What all runs of a draft share.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    missing_args: bool,
+    bytes: u64,
+}
+
+/// What is known of the deletes of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Events told of each name; whether the target has it is not known.
+    AtMost,
+    /// Events told of each name, and the target has so many of them.
+    Counted,
+    /// So many names on the target are not in the source.
+    Nothing,
+}
+
+/// A run, and how many of its deletes are held.
+struct Guarded {
+    verdict: Verdict,
+    held: Option<u64>,
+}
+
+impl Guarded {
+    fn new(verdict: Verdict) -> Self {
+        Self { verdict, held: None }
     }
+}
+
+/// What the limit kept from being done is no failure: it is held, or done by a second run.
+fn without_limit(verdict: Verdict) -> Verdict {
+    let Applied::AllBut(mut failed) = verdict.applied else { return verdict };
+    failed.retain(|failed| failed.why != PathCause::NotDeleted);
+    let applied = if failed.is_empty() { Applied::All } else { Applied::AllBut(failed) };
+    Verdict { applied, ..verdict }
+}
+
+/// Two runs of the same entries: what failed in either did.
+fn joined(first: Verdict, second: Verdict) -> Verdict {
+    match (first.applied, second.applied) {
+        (Applied::AllBut(mut failed), Applied::AllBut(more)) => {
+            failed.extend(more);
+            Verdict { applied: Applied::AllBut(failed), ..second }
+        }
+        (failed @ Applied::AllBut(_), Applied::All) => Verdict { applied: failed, ..second },
+        (Applied::All | Applied::AllBut(_), applied) => Verdict { applied, ..second },
+        (unclear @ (Applied::Unclear | Applied::EndedBy(_) | Applied::Nothing), _) => {
+            Verdict { applied: unclear, cause: first.cause, remedy: first.remedy, words: first.words, ..second }
+        }
+    }
+}
+
+/// The root is not what it was.
+#[must_use]
+pub fn held(fault: RootFault) -> Trouble {
+    let hint = match fault.cause {
+        "root_emptied" => "if it is meant to be empty: fansync approve; else mount or restore what was in it",
+        "root_unreadable" => "let the user that runs fansync read it",
+        _ => "nothing is sent or deleted until the same directory is back",
+    };
+    Trouble { cause: fault.cause, remedy: TroubleRemedy::HoldSource, words: fault.words, hint: Some(hint) }
 }
 
 fn stopping() -> Trouble {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::cause::{self, Cause, Remedy};
 use super::complaint::PathCause;
 use super::outcome::{self, Applied, Verdict};
-use crate::change::{Content, Draft, DraftMark, MarkKind, Priority};
+use crate::change::{Content, Deletes, Draft, DraftMark, MarkKind, Priority};
 use crate::dispatch::{Conclusion, FailedMark, Outcome, Pace, Report, Trouble, TroubleRemedy, Why};
 use crate::path::RelPath;
 use crate::plan::{LinkTable, Look, Looker, Plan, PlanOptions, Run, Siblings, Sighting, SurveyLimits};
@@ -41,6 +41,10 @@ pub struct Shipment {
     failures: Failures,
     /// Marks of the draft with nothing at their paths.
     absent: BTreeSet<RelPath>,
+    /// Marks for which more may be deleted than one name of which an event told, and those that are gone.
+    deleting: BTreeSet<RelPath>,
+    /// Of these, those around which deletes are held.
+    denied: BTreeSet<RelPath>,
     aside: Option<Trouble>,
     rules_protect: bool,
 }
@@ -103,6 +107,29 @@ impl Shipment {
         }
     }
 
+    /// Whether deletes around one of the run's marks are held: then it must not delete anything either.
+    #[must_use]
+    pub fn is_denied(&self, run: &Run) -> bool {
+        run.entries.iter().any(|(path, _)| self.denied.contains(path))
+    }
+
+    /// The deletes of a run, so many names, are held: the marks that asked for them are not done.
+    pub fn hold(&mut self, run: &Run, deletes: u64) {
+        let entries = || run.entries.iter().map(|(path, _)| path);
+        let mut marks: Vec<&RelPath> = entries().filter(|path| self.deleting.contains(path)).collect();
+        if marks.is_empty() {
+            // A directory is in the way of what events told of.
+            marks = entries().collect();
+        }
+        // Which of them asked for how many is not known: together they make the number.
+        let mut left = deletes;
+        for (index, path) in marks.iter().enumerate() {
+            let deletes = if index + 1 == marks.len() { left } else { left / (marks.len() - index) as u64 };
+            left -= deletes;
+            self.failures.hold(path, deletes.max(1));
+        }
+    }
+
     /// All runs were made.
     #[must_use]
     pub fn finish(self) -> Conclusion {
@@ -122,8 +149,13 @@ impl<G: Ground> Sights<'_, G> {
             Priority::Live => &LIVE,
             Priority::Background => &BACKGROUND,
         };
-        let options =
-            PlanOptions { large: self.large, bytes_max: bounds.bytes, entries_max: bounds.entries, missing_args };
+        let options = PlanOptions {
+            large: self.large,
+            bytes_max: bounds.bytes,
+            entries_max: bounds.entries,
+            missing_args,
+            keep: self.source.keep,
+        };
         let sightings = self.sight(draft, bounds);
         let Plan { runs, marks, large, later, failed, search_links, bytes, directories, deletes: _ } =
             crate::plan::plan(draft, &sightings, &options);
@@ -132,6 +164,14 @@ impl<G: Ground> Sights<'_, G> {
             failures.add(&path, Why::Refused, &words);
         }
         let quiet = marks.is_empty() && large.is_empty() && later.is_empty();
+        let deleting = || {
+            draft
+                .marks
+                .iter()
+                .zip(&sightings)
+                .filter(|(mark, sighting)| matches!(sighting.look, Look::Absent) || mark.deletes != Deletes::Single)
+        };
+        let denied = deleting().filter(|(mark, _)| mark.deletes == Deletes::Denied);
         let absent = draft.marks.iter().zip(&sightings).filter(|(_, sighting)| matches!(sighting.look, Look::Absent));
         Shipment {
             seen: (!quiet).then_some(Report::Seen { batch: draft.batch, marks, large, later }),
@@ -141,8 +181,11 @@ impl<G: Ground> Sights<'_, G> {
             search_links,
             directories,
             failures,
+            deleting: deleting().map(|(mark, _)| mark.path.clone()).collect(),
+            denied: denied.map(|(mark, _)| mark.path.clone()).collect(),
             aside: None,
-            rules_protect: self.source.filter.protects(),
+            // What is kept by the operator's will is to be seen.
+            rules_protect: self.source.filter.protects() && !self.source.keep,
         }
     }
 
@@ -360,9 +403,16 @@ impl Failures {
     fn insert(&mut self, path: RelPath, why: Why, words: &str) {
         let failed = FailedMark { path: path.clone(), why, words: words.to_owned() };
         let entry = self.failed.entry(path).or_insert(failed);
-        if why == Why::Refused {
+        if why == Why::Refused || matches!(entry.why, Why::Held { .. }) {
             entry.why = why;
         }
+    }
+
+    /// A failure comes first: it is tried again, and then held.
+    fn hold(&mut self, path: &RelPath, deletes: u64) {
+        let Some(mark) = self.nearest(path) else { return };
+        let held = FailedMark { path: mark.clone(), why: Why::Held { deletes }, words: String::new() };
+        self.failed.entry(mark).or_insert(held);
     }
 
     fn finish(self) -> Vec<FailedMark> {

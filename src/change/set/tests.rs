@@ -475,7 +475,7 @@ fn an_event_on_a_path_in_flight_is_sent_after_it() {
     bench.mark(&point("a"));
     assert_eq!(bench.take(LIVE), None);
     let tally = bench.end(first.batch, Fate::Done);
-    assert_eq!(tally, Tally { done_live: vec![bench.start], done_background: 0, returned: 0 });
+    assert_eq!(tally, Tally { done_live: vec![bench.start], done_background: 0, returned: 0, held: vec![] });
     let second = bench.take(LIVE).unwrap();
     assert_eq!(second.marks[0].content, Content::Compare, "the write went with the first");
     bench.end(second.batch, Fate::Again { large: false });

@@ -1,7 +1,9 @@
 //! Dispatchers on a virtual clock, with lanes that end as the test says.
 
+use std::time::Duration;
+
 use super::*;
-use crate::change::{ChangeSetOptions, Content, Draft, MarkKind, Priority, SettleOptions, Stage};
+use crate::change::{ChangeSetOptions, Content, Deletes, Draft, MarkKind, Priority, SettleOptions, Stage};
 use crate::dispatch::{Conclusion, FailedMark, Order, Outcome, Pace, Why};
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
@@ -275,60 +277,135 @@ fn a_later_event_ends_the_pause_of_a_dead_letter() {
 }
 
 #[test]
-fn a_root_that_is_not_what_it_was_holds_all_targets_until_a_batch_gets_through() {
-    let mut bench = Bench::new(2, 1);
+fn a_root_that_is_not_what_it_was_holds_all_targets_until_it_is_back() {
+    let mut bench = Bench::new(2, 2);
     bench.mark(&[point("a")]);
     let actions = bench.tick();
     assert_eq!(actions.len(), 2);
     let notices = bench.end(&actions[0], nothing(TroubleRemedy::HoldSource));
     assert!(matches!(notices[..], [Notice::Held { .. }]));
     assert_eq!(bench.end(&actions[1], nothing(TroubleRemedy::HoldSource)), [], "said once");
+    bench.mark(&[point("b")]);
+    bench.pass(100 * SECOND);
     assert!(bench.dispatcher.is_held());
     assert_eq!(bench.tick(), []);
-    assert_eq!(bench.sleep(), SECOND);
-    let attempt = bench.one();
-    assert_eq!(bench.tick(), [], "one is enough to see");
-    assert_eq!(bench.end(&attempt, nothing(TroubleRemedy::HoldSource)), []);
-    bench.sleep();
-    let attempt = bench.one();
-    let notices = bench.end(&attempt, done());
-    assert!(notices.contains(&Notice::Released), "{notices:?}");
-    let other = bench.one();
-    assert_ne!(other.target, attempt.target);
-    bench.end(&other, done());
+    assert_eq!(bench.dispatcher.wake_at(bench.now().instant), None, "nobody is woken for what cannot go");
+    let other = Trouble { cause: "root_covered", ..trouble(TroubleRemedy::HoldSource) };
+    let news = bench.dispatcher.hold(bench.now().instant, other.clone());
+    assert_eq!(news, Some(Notice::Held { trouble: other.clone() }), "another cause is news");
+    assert_eq!(bench.dispatcher.hold(bench.now().instant, other), None);
+    assert_eq!(bench.dispatcher.release(), Some(Notice::Released));
+    assert_eq!(bench.dispatcher.release(), None);
+    for action in bench.tick() {
+        bench.end(&action, done());
+    }
     assert_eq!((bench.view(0).pending, bench.view(1).pending), (0, 0));
 }
 
-#[test]
-fn a_held_root_is_tried_though_an_old_batch_is_still_under_way() {
-    // A look at the held root with nothing due counted as a try; what became due then waited for every lane to be idle,
-    // which with a large file under way took as long as that file.
-    let mut bench = Bench::new(2, 1);
-    bench.mark(&[point("a")]);
-    let actions = bench.tick();
-    bench.end(&actions[0], Conclusion { trouble: Some(trouble(TroubleRemedy::HoldSource)), ..done() });
-    bench.sleep();
-    assert_eq!(bench.tick(), []);
-    bench.pass(SECOND);
-    bench.mark(&[point("b")]);
-    assert_eq!(names(&bench.one()), ["b"]);
+fn deletes_held(names: &[&str], deletes: u64) -> Conclusion {
+    let held = |name: &&str| FailedMark { path: path(name), why: Why::Held { deletes }, words: String::new() };
+    Conclusion { outcome: Outcome::Done(names.iter().map(held).collect()), trouble: None, directories: 0 }
 }
 
 #[test]
-fn while_a_held_root_is_tried_nobody_is_woken_for_what_cannot_go() {
-    // The probe of a dead target was due all the while, so the dispatcher's thread did not rest.
+fn held_deletes_leave_the_backlog_and_come_back_approved() {
     let mut bench = Bench::new(2, 1);
+    bench.mark(&[point("a"), point("b"), point("c")]);
+    let mut actions = bench.tick();
+    let notices = bench.end(&actions[0], deletes_held(&["a", "b"], 700));
+    let first = Notice::DeletesHeld { target: TargetId(0), marks: 2, deletes: 1_400, first: path("a") };
+    assert!(notices.contains(&first), "{notices:?}");
+    bench.end(&actions.remove(1), done());
+    let view = bench.view(0);
+    assert_eq!((view.pending, view.held.marks, view.held.deletes), (0, 2, 1_400));
+    assert_eq!(view.held.first, [path("a"), path("b")]);
+    assert_eq!(bench.dispatcher.wake_at(bench.now().instant), None, "they wait for somebody");
+    bench.mark(&[point("d")]);
+    for action in bench.tick() {
+        let held = action.target == TargetId(0);
+        let notices = bench.end(&action, if held { deletes_held(&["d"], 1) } else { done() });
+        assert!(!notices.iter().any(|notice| matches!(notice, Notice::DeletesHeld { .. })), "said once an episode");
+    }
+    let mut notices = Vec::new();
+    assert_eq!(bench.dispatcher.approve(bench.now(), Some(TargetId(1)), &mut notices), 0);
+    assert_eq!(notices, []);
+    assert_eq!(bench.dispatcher.approve(bench.now(), None, &mut notices), 3);
+    assert_eq!(notices, [Notice::DeletesReleased { target: TargetId(0), marks: 3, approved: true }]);
+    bench.mark(&[point("e")]);
+    bench.pass(100 * SECOND);
+    let mut approved = Vec::new();
+    loop {
+        let actions = bench.tick();
+        for action in &actions {
+            let marks = &draft(action).marks;
+            let count = marks.iter().filter(|mark| mark.deletes == Deletes::Approved).count();
+            assert!(
+                count == 0 || count == marks.len(),
+                "what is approved and what is not never share a run: {action:?}"
+            );
+            if count > 0 {
+                approved.extend(names(action));
+            }
+            bench.end(action, done());
+        }
+        if actions.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(approved, ["a", "b", "d"]);
+    assert_eq!((bench.view(0).held.marks, bench.view(0).held.since), (0, None));
+}
+
+#[test]
+fn what_lies_around_held_deletes_must_not_delete_them_in_passing() {
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("d/gone")]);
+    let action = bench.one();
+    bench.end(&action, deletes_held(&["d/gone"], 5_000));
+    let check = |bench: &mut Bench, mark: Mark, expected| {
+        bench.mark(std::slice::from_ref(&mark));
+        let action = bench.one();
+        assert_eq!(draft(&action).marks[0].deletes, expected, "{mark:?}");
+        bench.end(&action, done());
+        bench.pass(100 * SECOND);
+    };
+    let of = |kind, name: &str| Mark { kind, deletes: Deletes::Unknown, ..point(name) };
+    let single = |name: &str| Mark { deletes: Deletes::Single, ..point(name) };
+    check(&mut bench, of(MarkKind::Listing, "d"), Deletes::Denied);
+    check(&mut bench, of(MarkKind::Point, "d"), Deletes::Denied);
+    check(&mut bench, of(MarkKind::Subtree, "e"), Deletes::Unknown);
+    check(&mut bench, single("d/gone"), Deletes::Denied);
+    check(&mut bench, single("d/other"), Deletes::Single);
+}
+
+#[test]
+fn held_deletes_go_by_themselves_after_the_time_that_was_asked_for() {
+    let mut bench = Bench::new(1, 1);
+    bench.dispatcher.release_after(Some(60 * SECOND));
     bench.mark(&[point("a")]);
-    let actions = bench.tick();
-    bench.end(&actions[1], nothing(TroubleRemedy::Pause(Pace::Soon)));
-    bench.end(&actions[0], nothing(TroubleRemedy::HoldSource));
-    bench.pass(SECOND);
-    let attempt = bench.one();
-    bench.pass(SECOND);
-    assert_eq!(bench.tick(), []);
-    assert_eq!(bench.dispatcher.wake_at(bench.now().instant), None);
-    bench.end(&attempt, done());
-    assert!(matches!(bench.one().order, Order::Probe { .. }));
+    let action = bench.one();
+    bench.end(&action, deletes_held(&["a"], 5_000));
+    bench.pass(20 * SECOND);
+    assert_eq!(bench.dispatcher.release_due(bench.now()), []);
+    assert_eq!(bench.sleep(), 40 * SECOND);
+    let notices = bench.dispatcher.release_due(bench.now());
+    assert_eq!(notices, [Notice::DeletesReleased { target: TargetId(0), marks: 1, approved: false }]);
+    assert_eq!(draft(&bench.one()).marks[0].deletes, Deletes::Approved);
+}
+
+#[test]
+fn held_deletes_survive_a_restart() {
+    let mut bench = Bench::new(1, 1);
+    bench.mark(&[point("a"), point("b")]);
+    let action = bench.one();
+    bench.end(&action, deletes_held(&["a"], 7));
+    assert!(bench.dispatcher.is_unsaved());
+    let saved = bench.dispatcher.unsaved_held(bench.now(), false);
+    let saved = saved[0].as_deref().expect("they changed").to_vec();
+    assert_eq!(bench.dispatcher.unsaved_held(bench.now(), false), [None]);
+    let mut after = Bench::new(1, 1);
+    after.dispatcher.restore_held(after.now(), TargetId(0), &saved);
+    assert_eq!((after.view(0).held.marks, after.view(0).held.deletes), (1, 7));
 }
 
 #[test]
@@ -605,6 +682,8 @@ fn simulate(seed: u64) {
             }
             bench.mark(&[mark]);
         }
+        // As the daemon does: the root is looked at, and is well.
+        bench.dispatcher.release();
         for action in bench.tick() {
             let until = bench.now().instant + Duration::from_millis(rng.u64(1..3_000));
             working.push(Lane { action, until });

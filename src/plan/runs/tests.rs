@@ -6,7 +6,8 @@ use crate::sys::clock::WallTime;
 use crate::sys::files::{Identity, Status};
 
 const LARGE: u64 = 1_000;
-const OPTIONS: PlanOptions = PlanOptions { large: LARGE, bytes_max: 3_000, entries_max: 100, missing_args: true };
+const OPTIONS: PlanOptions =
+    PlanOptions { large: LARGE, bytes_max: 3_000, entries_max: 100, missing_args: true, keep: false };
 const SINCE: Content = Content::Since(WallTime(500));
 
 fn path(text: &str) -> RelPath {
@@ -14,7 +15,7 @@ fn path(text: &str) -> RelPath {
 }
 
 fn mark(kind: MarkKind, text: &str, content: Content) -> DraftMark {
-    DraftMark { path: path(text), kind, content, derived: false, attempts: 0 }
+    DraftMark { path: path(text), kind, content, derived: false, attempts: 0, deletes: Deletes::Single }
 }
 
 fn point(text: &str) -> DraftMark {

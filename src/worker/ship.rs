@@ -210,7 +210,10 @@ impl Shipper {
         };
         let ended = self.run(run, Fence::AtMost(fence), how, around);
         let deleted = match &ended {
-            Ok(verdict) if verdict.applied != Applied::Nothing => verdict.deleted.unwrap_or(deletes),
+            Ok(Verdict { applied: Applied::All | Applied::AllBut(_) | Applied::Unclear, deleted, .. }) => {
+                deleted.unwrap_or(deletes)
+            }
+            // It goes again as a whole, and is counted then.
             Ok(_) | Err(_) => 0,
         };
         self.guard.lock().settle(reservation, deleted);

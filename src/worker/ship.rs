@@ -18,7 +18,7 @@ use super::shipment::{Shipment, Sights, is_above, nothing, trouble_of, within};
 use crate::change::Draft;
 use crate::dispatch::{Conclusion, DeleteGuard, Pace, Report, Trouble, TroubleRemedy};
 use crate::path::RelPath;
-use crate::plan::{LinkTable, Risk, Run};
+use crate::plan::{LinkTable, Risk, Run, RunKind};
 use crate::sys::child::{self, Inherited};
 use crate::sys::clock;
 use crate::target::Location;
@@ -150,7 +150,7 @@ impl Shipper {
             None => self.run(run, Fence::AtMost(0), how, around)?,
         };
         // A target without room may have some once the deletes are done, however many they are.
-        let full = first.cause == Cause::TargetFull;
+        let full = first.cause == Cause::TargetFull && matches!(run.kind, RunKind::Listing | RunKind::Subtree);
         let deletes = match (first.limited, &first.applied) {
             (Some(deletes), Applied::All | Applied::AllBut(_)) => deletes,
             (_, _) if full => 0,

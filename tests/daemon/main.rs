@@ -17,6 +17,7 @@ mod churn;
 mod cold_start;
 mod compare;
 mod degraded;
+mod deletes;
 mod failures;
 mod faults;
 mod fifo;

@@ -33,6 +33,9 @@ pub struct MirrorArguments {
     /// rsync processes per target at the same time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
     lanes: u16,
+    /// Say what would be sent and deleted, once, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// What happens to files that are on a target only
     #[arg(long, value_enum, default_value_t = DeleteArgument::Mirror)]
     delete: DeleteArgument,
@@ -75,6 +78,9 @@ pub fn mirror(arguments: &MirrorArguments) -> Result<(), Failure> {
     preflight::check_rsync(&config.rsync)?;
     preflight::check_environment(&config, None)?;
     let setups = preflight::setups(&config)?;
+    if arguments.dry_run {
+        return super::dry_run::dry_run(&setups);
+    }
     let state = (!arguments.no_state).then_some(config.state_dir.as_path());
     let _lock = state.map(serve::lock_state).transpose()?;
     let mut refusals = Vec::new();

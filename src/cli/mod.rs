@@ -2,6 +2,7 @@
 
 mod check;
 mod control;
+mod dry_run;
 mod find;
 mod logging;
 mod mirror;
@@ -57,6 +58,9 @@ enum Command {
         /// The configuration
         #[arg(long, value_name = "FILE", default_value = "/etc/fansync/fansync.yaml")]
         config: PathBuf,
+        /// Say what would be sent and deleted, once, and change nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Check a configuration file and print what it amounts to
     #[command(after_help = EXIT_CODES)]
@@ -117,7 +121,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     logging::start(parsed.log_format);
     let result = match parsed.command {
         Command::Mirror(arguments) => mirror::mirror(&arguments),
-        Command::Run { config } => run::run(&config),
+        Command::Run { config, dry_run } => run::run(&config, dry_run),
         Command::Check { config, online } => check::check(&config, online),
         Command::Status(arguments) => control::status(&arguments),
         Command::Wait(arguments) => control::wait(&arguments),

@@ -17,12 +17,15 @@ pub fn load(path: &Path) -> Result<(Config, Positions), Failure> {
     })
 }
 
-/// Runs the daemon until it is stopped.
-pub fn run(path: &Path) -> Result<(), Failure> {
+/// Runs the daemon until it is stopped, or says what it would do.
+pub fn run(path: &Path, dry_run: bool) -> Result<(), Failure> {
     let (config, positions) = load(path)?;
     preflight::check_rsync(&config.rsync)?;
     preflight::check_environment(&config, Some(&positions))?;
     let setups = preflight::setups(&config)?;
+    if dry_run {
+        return super::dry_run::dry_run(&setups);
+    }
     let _lock = serve::lock_state(&config.state_dir)?;
     if config.tunables.raise {
         preflight::raise_limits();

@@ -408,7 +408,7 @@ fn tidy(mut bytes: &[u8]) -> &[u8] {
 }
 
 /// Undoes `\#ooo`. rsync escapes the backslash of a real `\#123` itself, so this is unambiguous.
-fn unescape(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
     while let Some((first, after)) = rest.split_first() {

@@ -4,6 +4,7 @@
 //! - [`run`]: one process, started, listened to, watched over, reaped.
 //! - [`shipment`]: a whole draft: what is at its paths, what its runs brought.
 //! - [`ship`]: the same with real runs.
+//! - [`preview`]: what one run of everything would do.
 //! - [`cause`]: why a run ended as it did, and what to do about it (the table).
 //! - [`complaint`]: one line of rsync's output, and the paths of the root that it names.
 //! - [`outcome`]: a whole run to a verdict: what was applied, the cause, the remedy.
@@ -15,3 +16,4 @@ pub mod command;
 pub mod run;
 pub mod shipment;
 pub mod ship;
+pub mod preview;

@@ -292,7 +292,7 @@ fn what_cannot_be_read_is_not_deleted() {
     assert_eq!(count(&ground.there("protected")), 105);
 
     // The root, and then a directory in it.
-    fs::set_permissions(&ground.source, PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(&ground.source, PermissionsExt::from_mode(0o000)).unwrap();
     until("word of being held", PATIENCE, &agent, || agent.log().contains("cause=\"root_unreadable\""));
     fs::remove_file(ground.at("protected/0/0")).unwrap();
     fs::write(ground.at("protected/0/0"), "0 0").unwrap();
@@ -300,7 +300,7 @@ fn what_cannot_be_read_is_not_deleted() {
     fs::set_permissions(&ground.source, PermissionsExt::from_mode(0o755)).unwrap();
     until("word of the root's return", PATIENCE, &agent, || agent.log().contains(BACK));
 
-    fs::set_permissions(ground.at("protected/1"), PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(ground.at("protected/1"), PermissionsExt::from_mode(0o000)).unwrap();
     fs::write(ground.at("protected/marker"), "").unwrap();
     until("the other change", PATIENCE, &agent, || ground.there("protected/marker").exists());
     assert!(fansync(&ground, &["rescan"]).status.success());
@@ -506,4 +506,40 @@ fn kept_targets_lose_nothing_and_a_change_of_type_that_would_need_it_is_told() {
     }
     assert!(agent.log().contains("path failed"), "{}", agent.log());
     assert!(agent.terminate().success());
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+    let ground = Ground::new();
+    fill(&ground, "d", 1, 3);
+    fs::write(ground.at("new\nline"), "").unwrap();
+    fs::write(ground.at("left.tmp"), "").unwrap();
+    fs::create_dir(ground.there("extra")).unwrap();
+    fs::write(ground.there("extra/file"), "").unwrap();
+    fs::write(ground.there("kept.tmp"), "").unwrap();
+    let daemon = ground.daemon();
+    let before = (Snapshot::take(&ground.source), Snapshot::take(&ground.target));
+    let dry_run = |target: &str, options: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
+        command.arg("mirror").arg(&ground.source).arg(target).args(["--dry-run", "--filter", "- *.tmp"]).args(options);
+        let output = command.arg("--state").arg(ground.place.join("state")).output().expect("it can be started");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    for target in [daemon.url(), ground.target.to_str().unwrap().to_owned()] {
+        let (code, said, words) = dry_run(&target, &[]);
+        assert_eq!(code, Some(0), "{said}{words}");
+        for line in ["  delete      extra/file", "  send        d/0/1", "  create      d/0/", "4 to send, 2 to create"]
+        {
+            assert!(said.contains(line), "{line} is not in\n{said}");
+        }
+        assert!(said.contains("new\\nline") && said.contains(" 2 to delete\n") && !said.contains(".tmp"), "{said}");
+        let (code, said, _) = dry_run(&target, &["--delete", "keep"]);
+        assert_eq!((code, said.contains(" 0 to delete")), (Some(0), true), "{said}");
+    }
+    let (code, _, words) = dry_run(&daemon.url().replace("/mirror", "/none"), &[]);
+    assert!(code == Some(1) && words.contains("Unknown module"), "{words}");
+    assert_eq!(before.0.differences(&Snapshot::take(&ground.source), 10), Vec::<String>::new());
+    assert_eq!(before.1.differences(&Snapshot::take(&ground.target), 10), Vec::<String>::new());
+    assert!(!ground.place.join("state").exists());
 }

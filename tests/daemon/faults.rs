@@ -731,7 +731,7 @@ fn churn_converges_although_the_target_is_full_for_a_while() {
 
 #[test]
 fn churn_converges_although_the_agent_is_stopped_and_overflows() {
-    check(11, STOP);
+    check(8, STOP);
 }
 
 #[test]

@@ -196,7 +196,7 @@ impl Pipeline {
             }
             self.attend(now, live);
             if look_at <= now.instant || events.iter().any(|event| event.token() == MOUNTS) {
-                self.look_at_root(now.instant);
+                self.look_at_root(now.instant)?;
                 look_at = now.instant + ROOT_PAUSE;
             }
             for notice in self.dispatcher.release_due(now) {
@@ -243,14 +243,25 @@ impl Pipeline {
     }
 
     /// Holds everything while the root is not what it was, and goes on when it is again.
-    fn look_at_root(&mut self, now: Instant) {
+    ///
+    /// # Errors
+    /// When the root was not mounted at the start and is now: it is not the directory that was opened then, so whoever
+    /// started the agent has to do it again.
+    fn look_at_root(&mut self, now: Instant) -> io::Result<()> {
         let notice = match self.source.check(now) {
             Ok(()) => self.dispatcher.release(),
+            Err(fault) if fault.cause == "root_covered" && self.source.was_never_there() => {
+                return Err(io::Error::other(format!(
+                    "{}: what was missing at the start is mounted now; start fansync again to go on with it",
+                    self.source.path.display()
+                )));
+            }
             Err(fault) => self.dispatcher.hold(now, held(fault)),
         };
         if let Some(notice) = notice {
             self.tell(now, notice);
         }
+        Ok(())
     }
 
     /// Lets what is held for fear of a mistake go: deletes, and a root that is empty. Returns how much that is.
@@ -264,7 +275,9 @@ impl Pipeline {
         for notice in notices {
             self.tell(now.instant, notice);
         }
-        self.look_at_root(now.instant);
+        if let (Ok(()), Some(notice)) = (self.source.check(now.instant), self.dispatcher.release()) {
+            self.tell(now.instant, notice);
+        }
         count + usize::from(emptied)
     }
 

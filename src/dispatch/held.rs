@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::change::{Content, HeldMark, Mark, MarkKind, Now, Priority, SavedMark};
+use crate::change::{Content, Deletes, HeldMark, Mark, MarkKind, Now, Priority, SavedMark};
 use crate::path::RelPath;
 
 /// Marks that are held before they widen. Unit: marks. Why 200,000: as many as a backlog.
@@ -137,13 +137,7 @@ impl HeldDeletes {
         self.since = None;
         self.changed = true;
         let marks = std::mem::take(&mut self.marks);
-        let approved = |(path, held): (RelPath, Held)| {
-            let mut mark = Mark::new(path, held.kind);
-            mark.deletes = crate::change::Deletes::Approved;
-            mark.changes_names = false;
-            mark
-        };
-        marks.into_iter().map(approved).collect()
+        marks.into_iter().map(|(path, held)| approved(path, held.kind)).collect()
     }
 
     /// When everything is to be let go, if it is after so long.
@@ -211,6 +205,14 @@ impl HeldDeletes {
     }
 }
 
+/// A mark that may delete whatever the source lacks.
+pub(super) fn approved(path: RelPath, kind: MarkKind) -> Mark {
+    let mut mark = Mark::new(path, kind);
+    mark.deletes = Deletes::Approved;
+    mark.changes_names = false;
+    mark
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,7 +261,7 @@ mod tests {
         assert_eq!(held.release_at(after), held.since().map(|since| since + Duration::from_secs(1)));
         assert_eq!(held.release_at(None), None);
         let marks = held.release();
-        assert!(marks.iter().all(|mark| mark.deletes == crate::change::Deletes::Approved));
+        assert!(marks.iter().all(|mark| mark.deletes == Deletes::Approved));
         let paths: Vec<String> = marks.iter().map(|mark| mark.path.to_string()).collect();
         assert_eq!(paths, ["a", "b"]);
         assert!(held.is_empty() && held.since().is_none() && held.release_at(after).is_none());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Haste};
 use super::breaker::{Breaker, Pace};
-use super::held::HeldDeletes;
+use super::held::{HeldDeletes, approved};
 use super::order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Trouble, TroubleRemedy, Why};
 use super::view::{HeldDeletesView, LISTED_BYTES_MAX, LISTED_MAX, LetterView, PathOnTarget, TargetView};
 use super::words::Words;
@@ -107,6 +107,10 @@ pub(super) struct TargetState {
     held: HeldDeletes,
     /// How long deletes are held; `None`: until somebody approves them.
     release_after: Option<Duration>,
+    /// The last batch that was given to a lane.
+    last_batch: BatchId,
+    /// What batches up to this one would not delete was approved while they were under way.
+    approved_until: BatchId,
 }
 
 /// Who is to blame, by rsync's own words, for a batch that failed.
@@ -178,6 +182,8 @@ impl TargetState {
             haste: Haste::NONE,
             held: HeldDeletes::new(),
             release_after: None,
+            last_batch: BatchId(0),
+            approved_until: BatchId(0),
         }
     }
 
@@ -236,6 +242,7 @@ impl TargetState {
             };
             let Some(mut draft) = wants.into_iter().find_map(take) else { continue };
             self.deny(&mut draft);
+            self.last_batch = draft.batch;
             self.lanes[lane] = Some(Busy { priority: draft.priority, missing_args: self.missing_args });
             actions.push(self.action(lane, Order::Send { draft, missing_args: self.missing_args }));
         }
@@ -501,7 +508,7 @@ impl TargetState {
                 self.changes.hurry(path);
             }
         }
-        self.hold(now.instant, tally.held, &held, notices);
+        self.hold(now, batch, tally.held, &held, notices);
         for (path, failed) in failed {
             if let Why::Beneath(kind, content) = failed.why {
                 let mut mark = Mark::new(path, kind).content(content);
@@ -771,16 +778,23 @@ impl TargetState {
     /// Holds marks whose deletes go over what is allowed.
     fn hold(
         &mut self,
-        now: Instant,
+        now: Now,
+        batch: BatchId,
         marks: Vec<crate::change::HeldMark>,
         deletes: &std::collections::HashMap<RelPath, u64>,
         notices: &mut Vec<Notice>,
     ) {
         let Some(first) = marks.first().map(|mark| mark.path.clone()) else { return };
+        if batch <= self.approved_until {
+            for mark in marks {
+                self.changes.mark(now, &approved(mark.path, mark.kind));
+            }
+            return;
+        }
         let begins = self.held.is_empty();
         for mark in marks {
             let deletes = deletes.get(&mark.path).copied().unwrap_or(1);
-            self.held.hold(now, mark, deletes);
+            self.held.hold(now.instant, mark, deletes);
         }
         if begins {
             let (marks, deletes) = (self.held.len(), self.held.deletes());
@@ -791,6 +805,7 @@ impl TargetState {
     /// Lets the held deletes go; returns how many marks that are.
     pub(super) fn approve(&mut self, now: Now) -> usize {
         let marks = self.held.release();
+        self.approved_until = self.last_batch;
         for mark in &marks {
             self.changes.mark(now, mark);
         }

@@ -98,6 +98,11 @@ pub trait Ground: Debug {
         Ok(empty)
     }
 
+    /// The mount points beneath the root, as far as that can be told.
+    fn mounts_beneath(&self) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+
     /// What became of the root, when `path` does not lead to it any more.
     fn stead(&self, _path: &Path) -> Stead {
         Stead::Replaced
@@ -173,6 +178,10 @@ impl Ground for OwnedFd {
 
     fn is_empty(&self, directory: &OwnedFd) -> io::Result<bool> {
         files::is_empty(directory)
+    }
+
+    fn mounts_beneath(&self) -> Vec<Vec<u8>> {
+        mounts::mounts_beneath(self).unwrap_or_default()
     }
 
     fn stead(&self, path: &Path) -> Stead {

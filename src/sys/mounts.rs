@@ -56,9 +56,60 @@ pub fn is_mounted(mount: u64) -> io::Result<bool> {
     Ok(table.split(|byte| *byte == b'\n').any(|line| line.split(|byte| *byte == b' ').next() == Some(id.as_bytes())))
 }
 
+/// The mount points strictly beneath the directory that is open as `fd`, as paths relative to it.
+///
+/// # Errors
+/// Those of reading /proc.
+pub fn mounts_beneath(fd: impl std::os::fd::AsFd) -> io::Result<Vec<Vec<u8>>> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))?;
+    let mut top = path.as_os_str().as_bytes().to_vec();
+    if top.last() != Some(&b'/') {
+        top.push(b'/');
+    }
+    let table = std::fs::read(MOUNTINFO)?;
+    // Field 5 is the mount point.
+    let points = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    let beneath = points.filter_map(|point| unescaped(point).strip_prefix(top.as_slice()).map(<[u8]>::to_vec));
+    Ok(beneath.filter(|point| !point.is_empty()).collect())
+}
+
+/// Blanks, line ends and backslashes are written as three octal digits.
+fn unescaped(point: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(point.len());
+    let mut rest = point;
+    while let Some((first, after)) = rest.split_first() {
+        let digits =
+            after.get(..3).filter(|digits| *first == b'\\' && digits.iter().all(|digit| (b'0'..=b'7').contains(digit)));
+        match digits {
+            Some(digits) => {
+                let value = digits.iter().fold(0_u32, |value, digit| value * 8 + u32::from(digit - b'0'));
+                bytes.push(u8::try_from(value & 0xff).unwrap_or(0));
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mount_points_are_read_as_they_are() {
+        assert_eq!(unescaped(b"/a\\040b\\134c\\01"), b"/a b\\c\\01");
+        let beneath = mounts_beneath(File::open("/").unwrap()).unwrap();
+        assert!(beneath.iter().any(|point| point == b"proc"), "{beneath:?}");
+        assert_eq!(
+            mounts_beneath(tempfile::tempdir().map(|place| File::open(place.path()).unwrap()).unwrap()).unwrap().len(),
+            0
+        );
+    }
 
     #[test]
     fn the_mount_of_an_open_file_is_that_of_its_path_and_is_mounted() {

@@ -4,7 +4,7 @@
 //! mounted looks like that. Deleting the last few files of a small tree is no such case, and neither is a tree that
 //! shrank to a few entries before.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -53,6 +53,10 @@ struct Memory {
     lost: u64,
     /// Somebody said that it is meant to be empty.
     approved: bool,
+    /// It was seen with entries, by this run.
+    seen: bool,
+    /// File systems that were mounted in it, where they are sent too.
+    mounts: BTreeSet<Vec<u8>>,
 }
 
 impl Memory {
@@ -71,6 +75,7 @@ impl Memory {
         self.is_empty = is_empty;
         if !is_empty {
             (self.emptied, self.approved, self.before, self.had_entries) = (false, false, 0, true);
+            self.seen = true;
             self.sample(now, entries.max(1));
             return None;
         }
@@ -127,20 +132,51 @@ impl<G: Ground> Source<G> {
             Ok(is_empty) => is_empty,
             Err(error) => return fault("root_unreadable", format!("{path} cannot be read: {error}")),
         };
+        if let Some(point) = self.lost_mount() {
+            let point = crate::path::escaped(&point);
+            return fault(
+                "root_unmounted",
+                format!("{point} in {path} was unmounted, and what was in it is sent from here"),
+            );
+        }
         match self.standing.memory.lock().look(now, is_empty, self.reading().entries) {
             None => Ok(()),
             Some(gone) => fault("root_emptied", format!("{path} is empty, and {gone} entries were known in it before")),
         }
     }
 
+    /// A file system in the root that is not mounted any more: what it held would look deleted.
+    fn lost_mount(&self) -> Option<Vec<u8>> {
+        if self.one_file_system {
+            return None;
+        }
+        let present: BTreeSet<Vec<u8>> = self.root.mounts_beneath().into_iter().collect();
+        let known = &mut self.standing.memory.lock().mounts;
+        let lost = known.difference(&present).next().cloned();
+        known.extend(present);
+        lost
+    }
+
+    /// Whether the root was empty since the start although an earlier run knew entries in it: what it is to hold was most
+    /// likely not mounted, and when it is, this is not the directory that is held open.
+    #[must_use]
+    pub fn was_never_there(&self) -> bool {
+        let memory = self.standing.memory.lock();
+        memory.emptied && !memory.seen
+    }
+
     fn is_root_empty(&self) -> io::Result<bool> {
         self.root.is_empty(&self.root.open_directory(&RelPath::root())?)
     }
 
-    /// Says that the root is meant to be empty; returns whether that was in question.
+    /// Says that the root is meant to be empty, or a file system in it to be unmounted; returns whether that was in question.
     pub fn approve_empty(&self) -> bool {
+        let lost = self.lost_mount().is_some();
         let mut memory = self.standing.memory.lock();
-        let asked = memory.emptied && !memory.approved;
+        if lost {
+            memory.mounts.clear();
+        }
+        let asked = lost || (memory.emptied && !memory.approved);
         memory.approved |= memory.emptied;
         asked
     }

@@ -373,6 +373,7 @@ fn joined(first: Verdict, second: Verdict) -> Verdict {
 #[must_use]
 pub fn held(fault: RootFault) -> Trouble {
     let hint = match fault.cause {
+        "root_unmounted" => "mount it again; if something in it is meant to be unmounted: fansync approve",
         "root_emptied" => "if it is meant to be empty: fansync approve; else mount or restore what was in it",
         "root_unreadable" => "let the user that runs fansync read it",
         _ => "nothing is sent or deleted until the same directory is back",

@@ -262,6 +262,81 @@ fn a_root_whose_entries_all_left_at_once_deletes_nothing_more_and_goes_on_when_i
     assert!(agent.terminate().success());
 }
 
+#[test]
+fn a_file_system_in_the_root_that_is_unmounted_holds_the_root_until_it_is_back_or_approved() {
+    let ground = Ground::new();
+    let Some(mut image) = Image::new(&ground.place) else { return };
+    let volume = ground.at("volume with blanks");
+    fs::create_dir(&volume).unwrap();
+    if !image.mount(&volume) {
+        return;
+    }
+    fs::remove_dir(volume.join("lost+found")).unwrap();
+    fs::create_dir(volume.join("d")).unwrap();
+    for number in 0..50 {
+        fs::write(volume.join(format!("d/{number}")), "precious").unwrap();
+    }
+    fs::write(ground.at("file"), "").unwrap();
+    let daemon = ground.daemon();
+    let mut agent = ground.agent(&[daemon.url().into()], &["--cross-file-systems"]);
+    until("comparison", PATIENCE, &agent, || agent.log().contains(COMPARED));
+    ground.wait_equal(&agent);
+    let unmount = || run("umount", &["-l".as_ref(), volume.as_os_str()]);
+    let there = || count(&ground.there("volume with blanks"));
+    unmount();
+    until("word of being held", PATIENCE, &agent, || agent.log().contains("cause=\"root_unmounted\""));
+    assert!(fansync(&ground, &["rescan"]).status.success());
+    assert_eq!(there(), 51);
+    run("mount", &[&image.device, volume.as_os_str()]);
+    until("word of the root's return", PATIENCE, &agent, || agent.log().contains(BACK));
+    ground.wait_equal(&agent);
+    assert_eq!(there(), 51);
+
+    unmount();
+    until("word of being held", PATIENCE, &agent, || agent.log().matches("cause=\"root_unmounted\"").count() == 2);
+    assert!(fansync(&ground, &["approve"]).status.success());
+    assert!(fansync(&ground, &["rescan"]).status.success());
+    until("the deletes", PATIENCE, &agent, || there() == 0);
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn an_agent_that_was_started_without_its_file_system_ends_when_it_is_mounted() {
+    let ground = Ground::new();
+    let Some(mut image) = Image::new(&ground.place) else { return };
+    if !image.mount(&ground.source) {
+        return;
+    }
+    fill(&ground, "d", 3, 10);
+    let daemon = ground.daemon();
+    let mut agent = ground.agent(&[daemon.url().into()], &[]);
+    until("comparison", PATIENCE, &agent, || agent.log().contains(COMPARED));
+    ground.wait_equal(&agent);
+    assert!(agent.terminate().success());
+    let before = Snapshot::take(&ground.target);
+    let source = ground.source.as_os_str();
+    run("umount", &[source]);
+
+    let mut agent = ground.agent(&[daemon.url().into()], &[]);
+    until("word of being held", PATIENCE, &agent, || agent.log().contains("cause=\"root_emptied\""));
+    run("mount", &[&image.device, source]);
+    let began = Instant::now();
+    let ended = loop {
+        if let Some(ended) = agent.ended() {
+            break ended;
+        }
+        assert!(began.elapsed() < PATIENCE, "{}", agent.last_log_lines(20));
+        std::thread::park_timeout(Duration::from_millis(10));
+    };
+    assert_eq!(ended.code(), Some(1));
+    assert!(agent.log().contains("start fansync again"), "{}", agent.last_log_lines(20));
+    assert_eq!(before.differences(&Snapshot::take(&ground.target), 10), Vec::<String>::new());
+    let mut agent = ground.agent(&[daemon.url().into()], &[]);
+    fs::write(ground.at("after"), "").unwrap();
+    ground.wait_equal(&agent);
+    assert!(agent.terminate().success());
+}
+
 /// A live agent of another user.
 fn agent_of_nobody(ground: &Ground, target: &str) -> Option<Agent> {
     let program = ground.place.join("fansync");

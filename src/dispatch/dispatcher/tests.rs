@@ -394,6 +394,24 @@ fn held_deletes_go_by_themselves_after_the_time_that_was_asked_for() {
 }
 
 #[test]
+fn what_was_under_way_when_its_like_was_approved_is_not_held_again() {
+    let mut bench = Bench::new(1, 3);
+    bench.mark(&[point("a")]);
+    let first = bench.one();
+    bench.end(&first, deletes_held(&["a"], 5_000));
+    bench.pass(SECOND);
+    bench.mark(&[point("a")]);
+    let again = bench.one();
+    assert_eq!(bench.dispatcher.approve(bench.now(), None, &mut Vec::new()), 1);
+    bench.end(&again, deletes_held(&["a"], 5_000));
+    assert_eq!(bench.view(0).held.marks, 0);
+    bench.pass(100 * SECOND);
+    let actions = bench.tick();
+    let approved = actions.iter().find(|action| names(action) == ["a"]).expect("it goes");
+    assert_eq!(draft(approved).marks[0].deletes, Deletes::Approved);
+}
+
+#[test]
 fn held_deletes_survive_a_restart() {
     let mut bench = Bench::new(1, 1);
     bench.mark(&[point("a"), point("b")]);

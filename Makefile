@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FANSYNC = ./target/release/fansync
 
-.PHONY: demo test soak bench release tools
+.PHONY: demo test soak fuzz bench release tools
 
 # A throw-away rsync daemon, the mirror on a scratch tree, the latency of each change, a comparison.
 demo: release
@@ -14,8 +14,8 @@ test: tools
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
 
-# The agent under random churn, alone and while things break, large trees, long backlogs. Prints its seeds and figures; about
-# 45 min. One of them, each of which takes 2 min but where said otherwise, with `make soak ONLY=...`:
+# The agent under random churn, alone and while things break, large trees, long backlogs; then `make fuzz`. Prints its seeds
+# and figures; about 50 min. One of them, each of which takes 2 min but where said otherwise, with `make soak ONLY=...`:
 #   converges   churn alone (5 min)              changes_overtake    a large cold start (1 min)
 #   faults_queue64, faults_kill, faults_daemon, faults_full, faults_stop, faults_all
 #   a_restart   a million files (15 min)         a_million_marks     for a dead target (5 min)
@@ -24,6 +24,19 @@ test: tools
 ONLY ?=
 soak: tools
 	$(CARGO) test --release --test daemon soak_$(ONLY) -- --ignored --nocapture --test-threads=1
+	$(if $(ONLY),,$(MAKE) fuzz)
+
+# Each fuzz target for FUZZ_SECONDS, from the corpus in the repository; what it finds is left in fuzz/artifacts, and what
+# it learns in fuzz/target. The compiler is the stable one: cargo-fuzz needs flags that RUSTC_BOOTSTRAP lets pass.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= decode output filter config checkpoint control
+fuzz: tools
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/target/corpus/$$target; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 -print_final_stats=1; \
+	done
 
 # The claims, each with its limit from the same run; then the micro-benchmarks.
 bench: release

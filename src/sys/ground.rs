@@ -82,6 +82,12 @@ pub trait Ground: Debug {
     /// As there.
     fn status_at(&self, place: &Self::Directory, name: &[u8]) -> io::Result<Status>;
 
+    /// Looks at the directory that an open directory lies in now, whatever its path was.
+    ///
+    /// # Errors
+    /// As [`files::status_at`].
+    fn parent_of(&self, directory: &Self::Directory) -> io::Result<Status>;
+
     /// Lists an open directory, see [`files::list`].
     ///
     /// # Errors
@@ -170,6 +176,10 @@ impl Ground for OwnedFd {
 
     fn status_at(&self, place: &OwnedFd, name: &[u8]) -> io::Result<Status> {
         files::status_at(place.as_fd(), name)
+    }
+
+    fn parent_of(&self, directory: &OwnedFd) -> io::Result<Status> {
+        files::status_at(directory.as_fd(), b"..")
     }
 
     fn list(&self, directory: &OwnedFd, each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()> {

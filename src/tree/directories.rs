@@ -33,6 +33,8 @@ struct Node {
     wd: Option<Wd>,
     /// Entries of any kind in it, as far as is known.
     entries: u32,
+    /// Of the directory that the watch is on, or was on last.
+    inode: u64,
     alive: bool,
 }
 
@@ -176,12 +178,20 @@ impl Directories {
         Some(self.id(index))
     }
 
-    /// Gives the directory its watch. It must not have one, and no other directory may have this one.
-    pub fn bind(&mut self, directory: DirectoryId, wd: Wd) {
+    /// Gives the directory its watch, which is on this inode. It must not have one, and no other directory may have this
+    /// one.
+    pub fn bind(&mut self, directory: DirectoryId, wd: Wd, inode: u64) {
         assert!(self.get(directory).is_some_and(|node| node.wd.is_none()), "{directory:?} takes no watch");
         let other = self.by_wd.insert(wd, directory.index);
         assert!(other.is_none(), "{wd:?} has a directory already");
-        self.nodes[directory.index as usize].wd = Some(wd);
+        let node = &mut self.nodes[directory.index as usize];
+        (node.wd, node.inode) = (Some(wd), inode);
+    }
+
+    /// The inode that the directory's watch is on, or was on last.
+    #[must_use]
+    pub fn inode(&self, directory: DirectoryId) -> Option<u64> {
+        self.get(directory).map(|node| node.inode).filter(|inode| *inode != 0)
     }
 
     /// Gives the directory another name: what lies beneath goes with it. Whatever had that name before must be gone
@@ -291,6 +301,7 @@ impl Directories {
             name: name.into(),
             wd: None,
             entries: 0,
+            inode: 0,
             alive: true,
         };
         match self.free.pop() {
@@ -363,7 +374,7 @@ mod tests {
 
     fn grow(map: &mut Directories, path: &str, wd: i32) -> DirectoryId {
         let id = path.split('/').fold(map.root(), |parent, name| map.reach(parent, name.as_bytes()).unwrap());
-        map.bind(id, Wd(wd));
+        map.bind(id, Wd(wd), wd.unsigned_abs().into());
         id
     }
 
@@ -417,7 +428,7 @@ mod tests {
         let a = grow(&mut map, "a", 1);
         assert_eq!(map.forget_watch(Wd(1)), Some(a));
         assert_eq!(map.wd(a), None);
-        map.bind(a, Wd(9));
+        map.bind(a, Wd(9), 1);
         assert_eq!(map.of_wd(Wd(9)), Some(a));
     }
 }

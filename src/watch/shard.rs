@@ -240,7 +240,7 @@ pub struct ShardOptions {
 
 /// A directory that could not be watched.
 #[derive(Debug, Clone, Copy)]
-struct Unwatched {
+pub(super) struct Unwatched {
     /// When it is tried again.
     deadline: Instant,
     /// What changed in it at this moment or later is not known.
@@ -290,7 +290,7 @@ pub struct Shard<G: Ground = OwnedFd> {
     departed: Vec<(Instant, DirectoryId)>,
     touches: Touches,
     out: Vec<Mark>,
-    unwatched: BTreeMap<RelPath, Unwatched>,
+    pub(super) unwatched: BTreeMap<RelPath, Unwatched>,
     /// No older than the oldest [`Unwatched::since`], as of its last reckoning.
     unwatched_since: Option<(Instant, WallTime)>,
     losses: Vec<Loss>,
@@ -345,7 +345,7 @@ impl<G: Ground> Shard<G> {
     pub fn start(&mut self) -> Result<(), StartError> {
         if self.trunk.is_some() {
             let wd = self.inotify.add_watch(&self.source.root.open_directory(&RelPath::root())?)?;
-            self.map.bind(self.map.root(), wd);
+            self.map.bind(self.map.root(), wd, self.source.identity.inode);
             self.deal_root()?;
             self.tell_watched();
         }
@@ -354,7 +354,8 @@ impl<G: Ground> Shard<G> {
 
     /// Lists the root and sends an errand for each directory in it, and for each that was there before.
     fn deal_root(&mut self) -> io::Result<()> {
-        let (names, entries) = self.subdirectories(&RelPath::root())?;
+        let root = self.source.root.open_directory(&RelPath::root())?;
+        let (names, entries) = self.subdirectories(&RelPath::root(), &root)?;
         self.map.set_entries(self.map.root(), entries);
         let Some(trunk) = &mut self.trunk else { return Ok(()) };
         let gone: Vec<Box<[u8]>> =
@@ -649,13 +650,7 @@ impl<G: Ground> Shard<G> {
     /// map knows. One that is not watched has a walk of its own, or its parent's look is still to come.
     pub fn recheck(&mut self, paths: &[RelPath]) {
         for path in paths {
-            if let Some(directory) = self.directory_at(path) {
-                let mut children = Vec::new();
-                self.list_into(directory, &mut children);
-                for (parent, name) in children {
-                    self.start_walk(parent, &name, Reason::Appeared);
-                }
-            }
+            self.recheck_one(path);
         }
     }
 

@@ -394,9 +394,7 @@ impl ChangeSet {
             let root = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
             self.merge(ROOT, now, &root);
         }
-        if self.pending() > self.options.marks_max {
-            self.widen(now);
-        }
+        self.keep_within(now);
     }
 
     /// Remembers that a directory's own times changed, for [`Self::conclude`].
@@ -606,9 +604,7 @@ impl ChangeSet {
             pending.attempts = pending.attempts.max(saved.attempts);
             self.insert_pending(node, pending);
         }
-        if self.pending() > self.options.marks_max {
-            self.widen(now);
-        }
+        self.keep_within(now);
     }
 
     fn merge(&mut self, node: NodeId, now: Now, mark: &Mark) {
@@ -853,6 +849,7 @@ impl ChangeSet {
         for node in ended.nodes {
             self.land(now, node, half, &mut fate, &mut tally);
         }
+        self.keep_within(now);
         tally
     }
 
@@ -944,6 +941,14 @@ impl ChangeSet {
         let leaving: Vec<NodeId> = running.nodes.extract_if(.., |node| named.contains(node)).collect();
         for node in leaving {
             self.land(now, node, usize::MAX, &mut |_| Fate::Again { large }, &mut Tally::default());
+        }
+        self.keep_within(now);
+    }
+
+    /// Widens when too many marks are pending.
+    fn keep_within(&mut self, now: Now) {
+        if self.pending() > self.options.marks_max {
+            self.widen(now);
         }
     }
 
@@ -1084,16 +1089,19 @@ impl ChangeSet {
         let goal = self.options.marks_max / 2;
         let pending: Vec<NodeId> = self.queues.iter().flatten().map(|turn| turn.2).collect();
         let mut points: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
+        let is_point = |set: &Self, node: NodeId| {
+            set.trie.value(node).pending.as_ref().is_some_and(|pending| pending.kind <= MarkKind::Point)
+        };
         for node in pending {
-            let is_point =
-                self.trie.value(node).pending.as_ref().is_some_and(|pending| pending.kind <= MarkKind::Point);
             if let Some(parent) = self.trie.parent(node)
-                && is_point
+                && is_point(self, node)
             {
                 points.entry(parent).or_default().push(node);
             }
         }
-        for (directory, nodes) in points {
+        for (directory, mut nodes) in points {
+            // A directory among them may have become a listing of its own by now.
+            nodes.retain(|node| is_point(self, *node));
             if nodes.len() >= 2 {
                 self.fold(now, directory, MarkKind::Listing, &nodes);
             }

@@ -664,6 +664,24 @@ fn a_new_name_in_the_root_marks_the_roots_own_times() {
     assert_eq!(bench.pending_names(), ["b", "d/a"]);
 }
 
+/// A directory whose times were to be sent became a listing for the files in it; then the directory above became a
+/// listing for it and its neighbours, and took the new listing for the mark of its times that had been there before.
+#[test]
+fn a_directory_that_became_a_listing_stays_one_when_its_parent_becomes_one() {
+    // Places are handed out again the other way round, so that the inner directory comes first.
+    let mut bench = Bench::bounded(5);
+    bench.mark(&point("p"));
+    bench.mark(&point("q"));
+    bench.settle();
+    bench.pass(SECOND);
+    bench.mark(&of(MarkKind::Attributes, "b/d"));
+    for name in ["b/d/x", "b/d/y", "b/x", "b/y", "b/z"] {
+        bench.mark(&point(name));
+    }
+    let kinds: Vec<_> = bench.pending().into_iter().map(|(name, kind, _)| (name, kind)).collect();
+    assert_eq!(kinds, [("b".to_owned(), MarkKind::Listing), ("b/d".to_owned(), MarkKind::Listing)]);
+}
+
 #[test]
 fn a_path_goes_at_once_then_waits_for_quiet_and_is_forgotten_when_cool() {
     let mut bench = Bench::new();

@@ -11,8 +11,14 @@ use fansync::sys::files::{EntryType, Identity, Status};
 
 const POINTS: usize = 5_000;
 
-const OPTIONS: PlanOptions =
-    PlanOptions { large: 64 << 20, bytes_max: 1 << 30, entries_max: 100_000, missing_args: true, keep: false };
+const OPTIONS: PlanOptions = PlanOptions {
+    large: 64 << 20,
+    bytes_max: 1 << 30,
+    entries_max: 100_000,
+    follow_max: 50_000,
+    missing_args: true,
+    keep: false,
+};
 
 fn mark(number: usize) -> DraftMark {
     let path = format!("data/directory-{:03}/file-{number:06}.jpg", number / 100);

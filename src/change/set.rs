@@ -385,15 +385,6 @@ impl ChangeSet {
             self.merge(node, now, mark);
             self.clear_beneath(node, mark, &asks);
         }
-        if mark.path.parent().is_some_and(|parent| parent.is_root())
-            && mark.kind != MarkKind::Attributes
-            && mark.changes_names
-            && mark.priority == Priority::Live
-        {
-            // The root's own times are nobody's implied parent in a list (notes/rsync.md 1.2), so they need a mark.
-            let root = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
-            self.merge(ROOT, now, &root);
-        }
         self.keep_within(now);
     }
 

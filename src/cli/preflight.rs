@@ -208,6 +208,7 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
                 transport: target.transport.clone(),
                 large: target.large,
                 guard: Arc::new(Mutex::new(DeleteGuard::new(root.deletes.hold_over))),
+                backlog: target.backlog,
             };
             let mut around = Surroundings {
                 supervisor: &mut supervisor,

@@ -440,6 +440,7 @@ fn start_root(
                     transport: target.transport.clone(),
                     large: target.large,
                     guard: Arc::clone(&guard),
+                    backlog: target.backlog,
                 },
                 links: Arc::clone(&search),
             };

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::change::{Class, Content, Deletes, Draft, DraftMark, Mark, MarkKind, Priority};
+use crate::change::{Class, Content, Deletes, Draft, DraftMark, Mark, MarkKind, Priority, Stage};
 use crate::path::RelPath;
 use crate::plan::links::Siblings;
 use crate::plan::look::Look;
@@ -31,6 +31,8 @@ pub struct PlanOptions {
     pub bytes_max: u64,
     /// Entries of the listings and subtrees of one draft at most; what is beyond waits for the next.
     pub entries_max: usize,
+    /// Marks that one draft may lead to, about; what would lead to more is sent at once.
+    pub follow_max: usize,
     /// The receiver can delete what an entry names and the source lacks (`--delete-missing-args`, rsync 3.1.0; 3.4.3
     /// rejects it).
     pub missing_args: bool,
@@ -149,6 +151,8 @@ pub fn plan(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Pla
         largest: [0; 2],
         surveyed: 0,
         root_attributes: false,
+        large_too: false,
+        root_touched: false,
     };
     for (mark, sighting) in draft.marks.iter().zip(sightings) {
         planner.add(mark, sighting);
@@ -176,6 +180,11 @@ struct Planner<'a> {
     /// Entries of the listings and subtrees so far.
     surveyed: usize,
     root_attributes: bool,
+    /// The listings and subtrees hold too many large files for a mark each: they are sent with the rest.
+    large_too: bool,
+    /// Something in the root itself is sent or deleted. The root is nobody's implied parent in a list (notes/rsync.md
+    /// 1.2), so its mtime on the target is that of this run afterwards.
+    root_touched: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -207,6 +216,7 @@ impl<'a> Planner<'a> {
             Look::Absent if self.options.missing_args => {
                 self.plan.deletes += 1;
                 self.absent.insert(&mark.path);
+                self.touches(&mark.path);
                 // Gone from the source: no content to send, so it rides along with whatever run there is.
                 if self.draft.class == Class::Points && self.unsure.contains(&mark.path) {
                     self.gone.push((mark.path.clone(), EntryKind::Plain));
@@ -227,6 +237,10 @@ impl<'a> Planner<'a> {
             }
             Look::Unreadable(words) => self.plan.failed.push((mark.path.clone(), words.clone())),
         }
+    }
+
+    fn touches(&mut self, path: &RelPath) {
+        self.root_touched |= path.parent().is_some_and(|parent| parent.is_root());
     }
 
     /// Other names of the inode: the event told of one only. Marks made so do not spread further.
@@ -271,6 +285,7 @@ impl<'a> Planner<'a> {
             return;
         }
         self.plan.bytes += size;
+        self.touches(&mark.path);
         let plain = (mark.path.clone(), EntryKind::Plain);
         let resend = is_file
             && match mark.content {
@@ -288,7 +303,7 @@ impl<'a> Planner<'a> {
         };
         // One path in it failed before: an error on the sender's side keeps rsync from deleting anything in the run, so
         // its neighbours must not share a run with it again and again.
-        let poisoned = mark.attempts > 0;
+        let poisoned = mark.attempts > 0 && survey.children.len() <= self.options.follow_max;
         if mark.kind == MarkKind::Subtree && (survey.too_big || poisoned) {
             return self.split(mark, survey);
         }
@@ -301,7 +316,14 @@ impl<'a> Planner<'a> {
         self.plan.bytes += survey.bytes;
         self.surveyed += survey.entries;
         self.plan.directories += survey.directories;
+        self.touches(&mark.path);
         self.wide.push((mark.path.clone(), kind));
+        if survey.large.len() > self.options.follow_max {
+            // As marks they would not fit: they would be widened to what led to them, again and again.
+            self.large_too = true;
+            self.add_changed(mark, &survey.large_changed);
+            return self.add_changed(mark, &survey.changed);
+        }
         for path in &survey.large {
             let mut large =
                 Mark::new(path.clone(), MarkKind::Point).content(mark.content).priority(self.draft.priority);
@@ -309,8 +331,13 @@ impl<'a> Planner<'a> {
             large.changes_names = false;
             self.plan.marks.push(large);
         }
+        self.add_changed(mark, &survey.changed);
+    }
+
+    fn add_changed(&mut self, mark: &DraftMark, changed: &[RelPath]) {
         if matches!(mark.content, Content::Since(_)) {
-            self.changed.extend(survey.changed.iter().map(|path| (path.clone(), EntryKind::Plain)));
+            changed.iter().for_each(|path| self.touches(path));
+            self.changed.extend(changed.iter().map(|path| (path.clone(), EntryKind::Plain)));
         }
     }
 
@@ -362,12 +389,18 @@ impl<'a> Planner<'a> {
                 self.plan.runs.push(Run { kind, resend, whole, size_max, entries, risk });
             }
         };
+        let size_max = (!self.large_too).then_some(self.options.large);
         let whole = |largest: u64| largest <= WHOLE_MAX;
-        add(run_kind, wide_content == Content::Resend, false, Some(self.options.large), self.wide);
+        add(run_kind, wide_content == Content::Resend, false, size_max, self.wide);
         add(RunKind::Points, true, whole(self.largest[1]), None, self.resend);
         add(RunKind::Points, false, whole(self.largest[0]), None, self.compare);
         add(RunKind::Points, false, true, None, self.gone);
         add(RunKind::Points, true, false, None, self.changed);
+        if self.root_touched {
+            let mut root = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
+            root.changes_names = false;
+            self.plan.marks.push(root);
+        }
         if self.root_attributes {
             add(RunKind::RootAttributes, false, false, None, vec![(RelPath::root(), EntryKind::Listing)]);
         }

@@ -37,6 +37,8 @@ pub struct Survey {
     pub large: Vec<RelPath>,
     /// Files that changed at or after `since`, large ones left out.
     pub changed: Vec<RelPath>,
+    /// The large ones among those that changed.
+    pub large_changed: Vec<RelPath>,
     /// Names of inodes with several links.
     pub linked: Vec<Found>,
     /// Directories in the surveyed one itself.
@@ -104,11 +106,15 @@ pub fn survey<G: Ground>(
                 if status.links > 1 {
                     survey.linked.push(Found { path: path.clone(), identity: status.identity, links: status.links });
                 }
+                let changed = limits.since.is_some_and(|since| status.changed >= since);
                 if status.entry_type == EntryType::File && status.size > limits.large {
+                    if changed {
+                        survey.large_changed.push(path.clone());
+                    }
                     survey.large.push(path);
                 } else {
                     survey.bytes += status.size;
-                    if limits.since.is_some_and(|since| status.changed >= since) {
+                    if changed {
                         survey.changed.push(path);
                     }
                 }

@@ -14,7 +14,7 @@ use super::command::{self, Fence, Transport};
 use super::complaint::{Names, PathCause, Standing};
 use super::outcome::{self, Applied, Exit, Run as Ended, Verdict};
 use super::run::{Finished, SHIM_NOT_RUN, Stop, Supervisor, Urgency};
-use super::shipment::{Shipment, Sights, is_above, nothing, trouble_of, within};
+use super::shipment::{Shipment, Sights, is_above, nothing, probed, within};
 use crate::change::Draft;
 use crate::dispatch::{Conclusion, DeleteGuard, Pace, Report, Trouble, TroubleRemedy};
 use crate::path::RelPath;
@@ -43,6 +43,8 @@ pub struct Shipper {
     pub large: u64,
     /// How much may be deleted, shared by all lanes of the target.
     pub guard: Arc<Mutex<DeleteGuard>>,
+    /// Marks that may wait for the target.
+    pub backlog: usize,
 }
 
 /// What a shipper asks of its surroundings.
@@ -63,7 +65,7 @@ impl Shipper {
         if let Err(fault) = self.source.check(clock::now()) {
             return nothing(held(fault));
         }
-        let sights = Sights { source: &*self.source, links: &self.links, large: self.large };
+        let sights = Sights { source: &*self.source, links: &self.links, large: self.large, backlog: self.backlog };
         let mut shipment = sights.prepare(draft, missing_args);
         if shipment.search_links {
             (around.search_links)();
@@ -104,10 +106,7 @@ impl Shipper {
     pub fn probe(&self, missing_args: bool, around: &mut Surroundings<'_>) -> Option<Trouble> {
         match self.run(&command::probe(), self.closed(), How { missing_args, bytes: 0 }, around) {
             Err(trouble) => Some(trouble),
-            Ok(verdict) => match verdict.applied {
-                Applied::All | Applied::AllBut(_) | Applied::Unclear => None,
-                Applied::Nothing | Applied::EndedBy(_) => trouble_of(&verdict),
-            },
+            Ok(verdict) => probed(&verdict),
         }
     }
 

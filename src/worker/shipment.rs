@@ -26,8 +26,11 @@ struct Bounds {
     bytes: u64,
 }
 
+/// What one draft leads to may take this part of the backlog: widening leaves half of it free.
+const FOLLOW_SHARE: usize = 4;
+
 /// A draft whose paths were looked at.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Shipment {
     /// The runs, in this order.
     pub runs: Vec<Run>,
@@ -58,6 +61,8 @@ pub struct Sights<'a, G: Ground> {
     pub links: &'a Mutex<LinkTable>,
     /// Files above this go to the large lane. Unit: bytes.
     pub large: u64,
+    /// Marks that may wait for the target.
+    pub backlog: usize,
 }
 
 impl Shipment {
@@ -153,6 +158,7 @@ impl<G: Ground> Sights<'_, G> {
             large: self.large,
             bytes_max: bounds.bytes,
             entries_max: bounds.entries,
+            follow_max: self.backlog / FOLLOW_SHARE,
             missing_args,
             keep: self.source.keep,
         };
@@ -263,10 +269,17 @@ impl<G: Ground> Sights<'_, G> {
             device: self.source.one_file_system.then_some(self.source.device),
         };
         let recurse = mark.kind == MarkKind::Subtree;
-        let survey = crate::plan::survey(&self.source.root, &mark.path, recurse, &self.source.filter, &limits).ok()?;
-        *budget = budget.saturating_sub(survey.entries);
-        tracing::trace!(root = self.source.name, batch = draft.batch.0, path = %mark.path, survey.entries, "surveyed");
-        Some(survey)
+        let survey = |limits: &SurveyLimits| {
+            crate::plan::survey(&self.source.root, &mark.path, recurse, &self.source.filter, limits).ok()
+        };
+        let mut found = survey(&limits)?;
+        if found.too_big && found.children.len() > self.backlog / FOLLOW_SHARE {
+            // Its parts would not fit into the backlog: they would be widened to what led to them, again and again.
+            found = survey(&SurveyLimits { entries_max: usize::MAX, bytes_max: u64::MAX, ..limits })?;
+        }
+        *budget = budget.saturating_sub(found.entries);
+        tracing::trace!(root = self.source.name, batch = draft.batch.0, path = %mark.path, entries = found.entries, "surveyed");
+        Some(found)
     }
 }
 
@@ -312,7 +325,16 @@ fn no_missing_args(verdict: &Verdict) -> Trouble {
     }
 }
 
-pub(super) fn trouble_of(verdict: &Verdict) -> Option<Trouble> {
+/// What an empty list was answered; `None` when all is well.
+#[must_use]
+pub fn probed(verdict: &Verdict) -> Option<Trouble> {
+    match verdict.applied {
+        Applied::All | Applied::AllBut(_) | Applied::Unclear => None,
+        Applied::Nothing | Applied::EndedBy(_) => trouble_of(verdict),
+    }
+}
+
+fn trouble_of(verdict: &Verdict) -> Option<Trouble> {
     let remedy = match verdict.remedy {
         Remedy::Nothing | Remedy::RetryPaths | Remedy::Halve => return None,
         // The target may be at fault, or a path of the batch: the probe tells.

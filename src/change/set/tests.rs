@@ -653,17 +653,6 @@ fn a_parent_that_changed_between_two_overlapping_batches_is_marked_again() {
     check(Some(&of(MarkKind::Attributes, "d")), true);
 }
 
-#[test]
-fn a_new_name_in_the_root_marks_the_roots_own_times() {
-    let mut bench = Bench::new();
-    bench.mark(&Mark { changes_names: true, ..point("a") });
-    assert_eq!(bench.pending_names(), [".", "a"]);
-    let mut bench = Bench::new();
-    bench.mark(&Mark { changes_names: true, ..point("d/a") });
-    bench.mark(&point("b"));
-    assert_eq!(bench.pending_names(), ["b", "d/a"]);
-}
-
 /// A directory whose times were to be sent became a listing for the files in it; then the directory above became a
 /// listing for it and its neighbours, and took the new listing for the mark of its times that had been there before.
 #[test]

@@ -1,0 +1,72 @@
+//! What the checkpoint holds, and what a rescan finds, covers every difference there is at a crash.
+
+use fansync::change::{Content, Mark, MarkKind, SavedMark};
+use fansync::checkpoint::RootRecord;
+use fansync::path::RelPath;
+use fansync::rescan::{self, Scope};
+use fansync::watch::Source;
+
+use super::super::machine::Machine;
+use super::super::target::{Kind, Target, Thing};
+
+/// A way to find a difference.
+struct Cover {
+    path: RelPath,
+    kind: MarkKind,
+    content: Content,
+}
+
+impl Cover {
+    fn of_mark(mark: Mark) -> Self {
+        Self { path: mark.path, kind: mark.kind, content: mark.content }
+    }
+
+    fn of_saved(mark: &SavedMark) -> Self {
+        Self { path: mark.path.clone(), kind: mark.kind, content: mark.content }
+    }
+
+    /// Whether this mark leads to `path` being sent. `listed`: a comparison by names, sizes and times shows it.
+    fn reaches(&self, path: &RelPath, listed: bool, thing: Option<&Thing>) -> bool {
+        let reaches = match self.kind {
+            MarkKind::Subtree => path.is_within(&self.path),
+            MarkKind::Listing => path == &self.path || path.parent().as_ref() == Some(&self.path),
+            MarkKind::Point => {
+                // The delete of a directory takes what lies beneath; and the topmost that is missing is found from below.
+                path == &self.path || (thing.is_none() && (path.is_within(&self.path) || self.path.is_within(path)))
+            }
+            MarkKind::Attributes => path == &self.path,
+        };
+        reaches && (listed || self.content != Content::Compare)
+    }
+}
+
+/// Checks the state of one target at a crash. `marks` are those of the checkpoint.
+pub fn check(source: &Source<Machine>, record: &RootRecord, marks: &[SavedMark], target: &Target) {
+    let Some(watermark) = record.watermark else { return };
+    let mut covers: Vec<Cover> = marks.iter().map(Cover::of_saved).collect();
+    let since = watermark.minus(source.slack);
+    let scope = Scope { path: RelPath::root(), recursive: true, since, known: false };
+    rescan::pass(source, &[scope], |mark| covers.push(Cover::of_mark(mark)), |_| ());
+    let differences = target.differences(&source.root.lock().files);
+    for (path, here, there) in differences {
+        let directories = [&here, &there].into_iter().flatten().all(|thing| thing.kind == Kind::Directory);
+        if here.is_some() && there.is_some() && directories {
+            // Times and modes of directories follow what happens in them.
+            continue;
+        }
+        let same_look = match (&here, &there) {
+            (
+                Some(Thing { kind: Kind::File { size: one, .. }, mtime: first, .. }),
+                Some(Thing { kind: Kind::File { size: two, .. }, mtime: second, .. }),
+            ) => one == two && first == second,
+            _ => false,
+        };
+        let covered = covers.iter().any(|cover| cover.reaches(&path, !same_look, here.as_ref()));
+        // A new directory brings its parent's mark; what is in it is found by its own.
+        assert!(
+            covered,
+            "durable: nothing in the checkpoint (up to {watermark:?}) leads to {path}: {here:?}, {there:?}; marks \
+             {marks:?}"
+        );
+    }
+}

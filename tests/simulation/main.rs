@@ -1,0 +1,26 @@
+//! The seeded simulation: one seed drives the production stages against a model of everything around them.
+//!
+//! Production code: `event::decode`, `tree`, `watch::Shard` with its walks, touches and trunk, the rules and the walk of
+//! `rescan`, `change`, `dispatch`, `plan` with its looks and surveys, `worker`'s command lines, lists and judgement, and
+//! the records of `checkpoint`. Models: the file system ([`files`]), inotify with a small queue ([`kernel`]), both clocks
+//! ([`machine`]), the programs that change the tree between any two system calls ([`user`]), rsync ([`rsync`]) and its
+//! target ([`target`]). In place of `daemon`'s threads, [`agent`] and [`world`] give each of them its turn.
+//!
+//! `FANSYNC_SIMULATION_SEED=N` runs one seed, with a trace; a seed that showed a bug is a test of [`stories`].
+
+mod agent;
+mod checks;
+mod control;
+mod disk;
+mod files;
+mod ground;
+mod kernel;
+mod lane;
+mod machine;
+mod rsync;
+mod seeds;
+mod stories;
+mod target;
+mod user;
+mod walkers;
+mod world;

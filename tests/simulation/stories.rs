@@ -1,0 +1,1 @@
+//! Seeds that showed a bug, each with its story.

@@ -9,7 +9,7 @@ use fansync::change::{
     BatchId, ChangeSetOptions, Content, DraftMark, Mark, MarkKind, Now, Priority, SavedMark, SettleOptions,
 };
 use fansync::checkpoint::{self, Facts, RootRecord, Start};
-use fansync::dispatch::{Conclusion, Dispatcher, LaneId, Order, Outcome, Report, TargetOptions};
+use fansync::dispatch::{Dispatcher, LaneId, Order, Outcome, Report, TargetOptions};
 use fansync::filter::Filter;
 use fansync::path::RelPath;
 use fansync::plan::{LinkTable, search_links};
@@ -81,11 +81,14 @@ pub struct Agent {
     search: bool,
     walkers: Walkers,
     live: bool,
+    started: WallTime,
     start: Start,
     restored: Vec<Option<Vec<SavedMark>>>,
     watermark: Option<WallTime>,
     whole: bool,
     snapshot: Option<Snapshot>,
+    /// The last one could not be written.
+    unwritten: bool,
     saved_at: Option<Instant>,
     saved_watermark: Option<WallTime>,
     flying: HashMap<(TargetId, BatchId), Vec<DraftMark>>,
@@ -105,6 +108,7 @@ fn facts(machine: &Machine) -> Facts {
 impl Agent {
     /// Starts on what the disk holds.
     pub fn start(machine: &Machine, setup: Setup, seed: u64, disk: &Disk) -> Self {
+        let started = machine.coarse_now();
         let source = Source::of_root("root", PathBuf::from("/root"), machine.clone(), true, Filter::none())
             .expect("the model has a root")
             .with_slack(setup.slack);
@@ -163,11 +167,13 @@ impl Agent {
             search: false,
             walkers: Walkers::new(setup.control),
             live: false,
+            started,
             start,
             restored,
             watermark: None,
             whole: true,
             snapshot: None,
+            unwritten: false,
             saved_at: None,
             saved_watermark: None,
             flying: HashMap::new(),
@@ -308,19 +314,18 @@ impl Agent {
             busy = true;
             self.dispatcher.on_marks(now, &marks);
         }
-        if self.live && restarted {
+        if self.live && restarted && told.is_some() {
             self.watermark = told;
         }
         while let Some((target, lane, report)) = self.reports.pop_front() {
             busy = true;
             self.note_report(target, &report);
             let report = match report {
-                Report::Concluded { batch, conclusion } if self.setup.control == Control::BelievesAll => {
-                    let outcome = match conclusion.outcome {
-                        Outcome::Unclear(_) => Outcome::Done(Vec::new()),
-                        other => other,
-                    };
-                    Report::Concluded { batch, conclusion: Conclusion { outcome, trouble: None, directories: 0 } }
+                Report::Concluded { batch, mut conclusion } if self.setup.control == Control::BelievesAll => {
+                    if matches!(conclusion.outcome, Outcome::Unclear(_)) {
+                        conclusion.outcome = Outcome::Done(Vec::new());
+                    }
+                    Report::Concluded { batch, conclusion }
                 }
                 report => report,
             };
@@ -378,8 +383,8 @@ impl Agent {
                 self.dispatcher.on_mark_for(now, TargetId(index), &everything);
             }
         }
+        self.watermark = Some(since.unwrap_or(self.started));
         if let Some(since) = since {
-            self.watermark = Some(since);
             let since = since.minus(self.setup.slack);
             let scope = Scope { path: RelPath::root(), recursive: true, since, known: false };
             self.walkers.ask(Asker::Restart, vec![scope]);
@@ -391,8 +396,15 @@ impl Agent {
         if !self.live || self.snapshot.is_some() {
             return false;
         }
-        let due = self.save_at();
-        if due.is_none_or(|due| due > now.instant) {
+        if std::mem::take(&mut self.unwritten) {
+            self.whole = true;
+            self.saved_at = Some(now.instant);
+        }
+        if self.save_at(now.instant) > now.instant {
+            return false;
+        }
+        if !(self.whole || self.dispatcher.is_unsaved() || self.watermark != self.saved_watermark) {
+            self.saved_at = Some(now.instant);
             return false;
         }
         let facts = facts(&self.machine);
@@ -405,6 +417,7 @@ impl Agent {
             clock_offset: 0,
             clean: false,
             entries: 0,
+            paused: false,
         };
         let whole = std::mem::take(&mut self.whole);
         let changes = self.dispatcher.unsaved(now, whole);
@@ -413,19 +426,20 @@ impl Agent {
         true
     }
 
-    fn save_at(&self) -> Option<Instant> {
-        let pause = match (self.whole, self.dispatcher.is_unsaved()) {
-            (false, true) => Duration::from_secs(1),
-            (true, _) => Duration::from_secs(10),
-            (false, false) if self.watermark != self.saved_watermark => Duration::from_secs(10),
-            (false, false) => return None,
-        };
-        Some(self.saved_at.map_or_else(|| self.machine.now(), |saved_at| saved_at + pause))
+    fn save_at(&self, now: Instant) -> Instant {
+        let news = !self.whole && self.dispatcher.is_unsaved();
+        let pause = Duration::from_secs(if news { 1 } else { 10 });
+        self.saved_at.map_or(now, |saved_at| saved_at + pause)
     }
 
     /// The thread of the checkpoint writes what is offered.
-    pub fn checkpoint_turn(&mut self, disk: &mut Disk) -> bool {
+    pub fn checkpoint_turn(&mut self, disk: &mut Disk, fails: bool) -> bool {
         match self.snapshot.take() {
+            Some(_) if fails => {
+                self.machine.lock().say(|| "the checkpoint cannot be written".to_owned());
+                self.unwritten = true;
+                true
+            }
             Some(snapshot) => {
                 self.machine.lock().say(|| format!("the checkpoint is written, up to {:?}", snapshot.record.watermark));
                 disk.write(snapshot);
@@ -510,7 +524,7 @@ impl Agent {
         let now = self.machine.now();
         let sides = self.sides.iter().flat_map(|side| side.tick.into_iter().chain([side.looked + LOOK_PAUSE]));
         let lanes = self.lanes.iter().flatten().filter_map(Lane::wakes);
-        let save = self.save_at().filter(|_| self.live);
+        let save = self.live.then(|| self.save_at(now));
         sides.chain(lanes).chain(save).chain(self.dispatcher.wake_at(now)).filter(|at| *at > now).min()
     }
 
@@ -533,6 +547,11 @@ impl Agent {
                     && side.rechecks.is_empty()
                     && side.errands.is_empty()
             })
+    }
+
+    /// Whether it goes on from a checkpoint.
+    pub fn is_warm(&self) -> bool {
+        matches!(self.start, Start::Warm { .. })
     }
 
     /// Whether it has begun to compare everything by size and mtime.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use fansync::change::{DraftMark, MarkKind};
 use fansync::dispatch::{LaneId, Order, Report};
 use fansync::filter::Filter;
 use fansync::plan::{LinkTable, Run};
@@ -90,9 +91,11 @@ impl Lane {
         self.deadline
     }
 
-    fn start(&self, run: &Run, missing_args: bool, around: &mut Around<'_>) -> Rsync {
+    fn start(&self, run: &Run, marks: &[DraftMark], missing_args: bool, around: &mut Around<'_>) -> Rsync {
+        let attributes = marks.iter().filter(|mark| mark.kind == MarkKind::Attributes);
+        let attributes = attributes.map(|mark| mark.path.clone()).collect();
         let arguments = command::arguments(&self.transport, &Filter::none(), run, missing_args, ROOT_DESCRIPTOR);
-        Rsync::start(&arguments, &command::list(run), (around.fault)(), around.old_receiver)
+        Rsync::start(&arguments, &command::list(run), (around.fault)(), around.old_receiver, attributes)
     }
 
     /// Goes on for a step; returns the reports, and whether names of shared inodes are to be searched.
@@ -101,7 +104,7 @@ impl Lane {
             State::Idle => (Vec::new(), false),
             State::Ordered(Order::Probe { missing_args }) => {
                 let run = command::probe();
-                let rsync = Box::new(self.start(&run, missing_args, around));
+                let rsync = Box::new(self.start(&run, &[], missing_args, around));
                 self.state = State::Probing { missing_args, run, rsync };
                 (Vec::new(), false)
             }
@@ -145,12 +148,12 @@ impl Lane {
         let Order::Send { draft, missing_args } = &sending.order else { unreachable!("it sends") };
         let concluded = |conclusion| Some(Report::Concluded { batch: draft.batch, conclusion });
         let Some(run) = sending.runs.last() else {
-            let shipment = std::mem::replace(&mut sending.shipment, Shipment::default());
+            let shipment = std::mem::take(&mut sending.shipment);
             return concluded(shipment.finish());
         };
         let mut rsync = match sending.rsync.take() {
             Some(rsync) => rsync,
-            None => self.start(run, *missing_args, around),
+            None => self.start(run, &draft.marks, *missing_args, around),
         };
         let Some(verdict) = self.advance(run, &mut rsync, around) else {
             sending.rsync = Some(rsync);

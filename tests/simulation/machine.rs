@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fansync::path::RelPath;
 use fansync::sys::clock::{self, WallTime};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -452,9 +451,5 @@ impl State {
         self.files.get_mut(ROOT).mode = mode;
         self.stamp_changed(ROOT);
         self.notify(ROOT, libc::IN_ATTRIB | libc::IN_ISDIR, 0, b"");
-    }
-
-    pub fn path(&self, path: &RelPath) -> Option<Inode> {
-        self.files.resolve(path).ok()
     }
 }

@@ -27,8 +27,8 @@ pub enum Fault {
     Hangs { step: u32 },
     /// The receiver refuses a file at this step.
     Refuses { step: u32 },
-    /// At the end it says something that nobody can read.
-    Mumbles,
+    /// The receiver refuses a file at this step, and says so in words that nobody can read.
+    Mumbles { step: u32 },
 }
 
 /// How it ended.
@@ -100,10 +100,19 @@ pub struct Rsync {
     vanished: bool,
     /// The receiver is an rsync that cannot delete what an entry names and the source lacks.
     old_receiver: bool,
+    attributes: BTreeSet<RelPath>,
 }
 
 impl Rsync {
-    pub fn start(arguments: &[OsString], list: &[u8], fault: Fault, old_receiver: bool) -> Self {
+    /// `attributes`: entries that are there for the times and modes of directories only. One that vanishes between the
+    /// look and the list is deleted with all in it, beside what goes on beneath; its own event makes that good.
+    pub fn start(
+        arguments: &[OsString],
+        list: &[u8],
+        fault: Fault,
+        old_receiver: bool,
+        attributes: BTreeSet<RelPath>,
+    ) -> Self {
         let mut options = Options::default();
         for argument in arguments {
             match argument.to_str().expect("arguments of the simulation are plain") {
@@ -136,6 +145,7 @@ impl Rsync {
             failed: false,
             vanished: false,
             old_receiver,
+            attributes,
         }
     }
 
@@ -176,10 +186,6 @@ impl Rsync {
         }
         self.steps += 1;
         let Some(work) = self.work.pop_front() else {
-            if self.fault == Fault::Mumbles {
-                self.stderr.extend_from_slice(b"something is wrong somewhere\n");
-                self.failed = true;
-            }
             let code = if self.failed {
                 23
             } else if self.vanished {
@@ -202,6 +208,7 @@ impl Rsync {
             Work::Delete(path, looked) => {
                 if target.things.contains_key(&path) {
                     state.say(|| format!("    rsync deletes {path}"));
+                    let looked = (!self.attributes.contains(&path)).then_some(looked);
                     target.remove(&path, looked, state.coarse());
                 }
             }
@@ -335,7 +342,7 @@ impl Rsync {
             Kind::Directory => {
                 if there.as_ref().is_none_or(|there| there.kind != Kind::Directory) {
                     if there.is_some() {
-                        target.remove(path, looked, now);
+                        target.remove(path, Some(looked), now);
                     }
                     state.say(|| format!("    rsync makes the directory {path}"));
                     let made = Thing { mtime: now, ..thing };
@@ -349,7 +356,7 @@ impl Rsync {
                     for extra in target.names(path) {
                         if !self.list.contains_key(&extra) {
                             state.say(|| format!("    rsync deletes the extra {extra}"));
-                            target.remove(&extra, listed, now);
+                            target.remove(&extra, Some(listed), now);
                         }
                     }
                 }
@@ -359,7 +366,7 @@ impl Rsync {
                     return;
                 }
                 if there.is_some() {
-                    target.remove(path, looked, now);
+                    target.remove(path, Some(looked), now);
                 }
                 state.say(|| format!("    rsync makes the symlink {path}"));
                 if !target.put(path, thing, looked, now) {
@@ -421,6 +428,12 @@ impl Rsync {
         let Body::File { content: now_there, size } = state.files.get(inode).body else { unreachable!("it is a file") };
         state.close(inode);
         let Item { thing, looked } = self.list[path].clone();
+        if matches!(self.fault, Fault::Mumbles { step } if self.steps >= step) {
+            self.fault = Fault::None;
+            self.stderr.extend_from_slice(b"something is wrong somewhere\n");
+            self.failed = true;
+            return;
+        }
         if matches!(self.fault, Fault::Refuses { step } if self.steps >= step) {
             self.fault = Fault::None;
             let temporary = path
@@ -440,7 +453,7 @@ impl Rsync {
         // What was written meanwhile is torn: neither what was there nor what is there now.
         let content = if content == now_there { content } else { content ^ now_there.rotate_left(32) };
         if target.is_directory(path) {
-            target.remove(path, looked, state.coarse());
+            target.remove(path, Some(looked), state.coarse());
         }
         state.say(|| format!("    rsync puts {path}: content {content}"));
         let received = Thing { kind: Kind::File { content, size }, ..thing };

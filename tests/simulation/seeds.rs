@@ -1,74 +1,69 @@
 //! Many seeds, and proof that the checkers see what is broken.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::control::Control;
 use super::world::{self, Tally};
 
-/// Runs the seeds; the one that fails is printed.
-fn run(seeds: impl Iterator<Item = u64>) -> Tally {
+/// Runs the seeds, or the one that the environment names, with a trace. Fails with those that failed.
+fn run(seeds: std::ops::Range<u64>) -> Tally {
     let one = std::env::var("FANSYNC_SIMULATION_SEED").ok().and_then(|text| text.parse().ok());
-    let mut tally = Tally::default();
     if let Some(seed) = one {
         return world::run(seed, Control::Sound, true);
     }
+    let mut tally = Tally::default();
+    let mut failed = Vec::new();
     for seed in seeds {
-        match catch_unwind(AssertUnwindSafe(|| world::run(seed, Control::Sound, false))) {
+        match failure(seed, Control::Sound) {
             Ok(one) => tally += one,
-            Err(panic) => {
-                #[expect(clippy::print_stderr, reason = "the seed, for who repeats it")]
-                {
-                    eprintln!("FANSYNC_SIMULATION_SEED={seed} repeats this");
-                }
-                resume_unwind(panic);
-            }
+            Err(words) => failed.push(format!("FANSYNC_SIMULATION_SEED={seed}: {words}")),
         }
     }
+    assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed[..failed.len().min(20)].join("\n"));
     tally
 }
 
-/// The first of 300 seeds at which a checker notices that something is broken.
-fn noticed(control: Control) -> Option<u64> {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| ()));
-    let seed = (0..300).find(|seed| catch_unwind(|| world::run(*seed, control, false)).is_err());
-    std::panic::set_hook(hook);
-    seed
+/// What the seed came to, or why it failed.
+fn failure(seed: u64, control: Control) -> Result<Tally, String> {
+    catch_unwind(AssertUnwindSafe(|| world::run(seed, control, false))).map_err(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+        words.chars().take(500).collect()
+    })
 }
 
 #[test]
 fn whatever_happens_targets_become_the_same_and_nothing_is_lost() {
-    let tally = run(0..300);
-    println!("{tally:?}");
+    let tally = run(0..400);
+    if std::env::var_os("FANSYNC_SIMULATION_SEED").is_none() {
+        // The simulation meets what it is for.
+        assert!(tally.quiet > 400 && tally.runs > 2_000 && tally.faults > 100, "{tally:?}");
+        assert!(tally.crashes > 100 && tally.warm > 50 && tally.overflows > 100, "{tally:?}");
+    }
 }
 
 #[test]
-#[ignore = "survey"]
-fn survey() {
-    let from: u64 = std::env::var("FROM").ok().and_then(|t| t.parse().ok()).unwrap_or(0);
-    let to: u64 = std::env::var("TO").ok().and_then(|t| t.parse().ok()).unwrap_or(100);
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| ()));
-    let mut tally = Tally::default();
-    let mut failed = 0;
-    let mut shown = 0;
-    for seed in from..to {
-        match catch_unwind(|| world::run(seed, Control::Sound, false)) {
-            Ok(one) => tally += one,
-            Err(panic) => {
-                failed += 1;
-                let text = panic
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| panic.downcast_ref::<&str>().map(|t| t.to_string()))
-                    .unwrap_or_default();
-                if shown < 40 {
-                    shown += 1;
-                    println!("{seed}: {}", text.replace('\n', " ").chars().take(400).collect::<String>());
-                }
-            }
-        }
+#[ignore = "make soak"]
+fn soak_ten_thousand_seeds() {
+    let first = std::env::var("FANSYNC_SIMULATION_FIRST").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let tally = run(first..first + 10_000);
+    #[expect(clippy::print_stdout, reason = "what the soak was worth")]
+    {
+        println!("seeds {first} to {}: {tally:?}", first + 10_000);
     }
-    std::panic::set_hook(hook);
-    println!("{failed} failed; {tally:?}");
+}
+
+/// Each way to break the agent is noticed, by the checker whose words are given.
+#[test]
+fn what_is_broken_on_purpose_is_noticed() {
+    let check = |control, words: &str| {
+        let noticed = (0..2_000).find_map(|seed| failure(seed, control).err());
+        let noticed = noticed.unwrap_or_else(|| panic!("{control:?} was not noticed"));
+        assert!(noticed.starts_with(words), "{control:?}: {noticed}");
+    };
+    check(Control::LosesMarks, "silent loss");
+    check(Control::BelievesAll, "silent loss");
+    check(Control::NothingMovedIn, "silent loss");
+    check(Control::ForgetsBacklog, "silent loss");
+    check(Control::LooksBackTooLittle, "silent loss");
 }

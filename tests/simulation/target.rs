@@ -81,14 +81,15 @@ impl Target {
         *told = looked;
     }
 
-    /// Removes what is at `path` and beneath.
-    pub fn remove(&mut self, path: &RelPath, looked: u64, now: WallTime) {
+    /// Removes what is at `path`, which is there, and beneath.
+    pub fn remove(&mut self, path: &RelPath, looked: Option<u64>, now: WallTime) {
         let doomed: Vec<RelPath> = self.things.keys().filter(|other| other.is_within(path)).cloned().collect();
         for path in doomed {
             self.things.remove(&path);
-            self.tell(&path, looked);
+            if let Some(looked) = looked {
+                self.tell(&path, looked);
+            }
         }
-        self.tell(path, looked);
         self.touch_parent(path, now);
     }
 

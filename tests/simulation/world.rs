@@ -27,6 +27,7 @@ pub struct Tally {
     pub runs: u64,
     pub faults: u64,
     pub crashes: u64,
+    pub warm: u64,
     pub overflows: u64,
     pub quiet: u64,
 }
@@ -37,6 +38,7 @@ impl std::ops::AddAssign for Tally {
         self.runs += other.runs;
         self.faults += other.faults;
         self.crashes += other.crashes;
+        self.warm += other.warm;
         self.overflows += other.overflows;
         self.quiet += other.quiet;
     }
@@ -116,7 +118,9 @@ impl World {
     fn start(&mut self) -> &mut Agent {
         if self.agent.is_none() {
             let seed = self.rng.u64(..);
-            self.agent = Some(Agent::start(&self.machine, self.setup, seed, &self.disk));
+            let agent = Agent::start(&self.machine, self.setup, seed, &self.disk);
+            self.tally.warm += u64::from(agent.is_warm());
+            self.agent = Some(agent);
         }
         self.agent.as_mut().expect("it was started")
     }
@@ -203,7 +207,8 @@ impl World {
 
     fn checkpoint(&mut self) -> bool {
         let Some(agent) = &mut self.agent else { return false };
-        agent.checkpoint_turn(&mut self.disk)
+        let fails = self.faulty > 0 && self.rng.u32(..10) == 0;
+        agent.checkpoint_turn(&mut self.disk, fails)
     }
 
     fn lane(&mut self, number: usize) -> bool {
@@ -335,6 +340,6 @@ fn fault(rng: &mut fastrand::Rng) -> Fault {
         4 => Fault::Killed { step },
         5 => Fault::Hangs { step },
         6 | 7 => Fault::Refuses { step },
-        _ => Fault::Mumbles,
+        _ => Fault::Mumbles { step },
     }
 }

@@ -40,6 +40,19 @@ impl Cover {
     }
 }
 
+/// The topmost of `path` and what lies above it that is no directory of the source.
+fn topmost_missing(source: &Source<Machine>, path: &RelPath) -> RelPath {
+    let state = source.root.lock();
+    let mut at = RelPath::root();
+    for name in path.components() {
+        at = at.join(name);
+        if !state.files.resolve(&at).is_ok_and(|inode| state.files.is_directory(inode)) {
+            break;
+        }
+    }
+    at
+}
+
 /// Checks the state of one target at a crash. `marks` are those of the checkpoint.
 pub fn check(source: &Source<Machine>, record: &RootRecord, marks: &[SavedMark], target: &Target) {
     let Some(watermark) = record.watermark else { return };
@@ -61,8 +74,11 @@ pub fn check(source: &Source<Machine>, record: &RootRecord, marks: &[SavedMark],
             ) => one == two && first == second,
             _ => false,
         };
-        let covered = covers.iter().any(|cover| cover.reaches(&path, !same_look, here.as_ref()));
-        // A new directory brings its parent's mark; what is in it is found by its own.
+        // Whatever deletes the topmost directory that is gone deletes all beneath.
+        let gone = if here.is_none() { topmost_missing(source, &path) } else { path.clone() };
+        let covered = covers.iter().any(|cover| {
+            cover.reaches(&path, !same_look, here.as_ref()) || cover.reaches(&gone, !same_look, here.as_ref())
+        });
         assert!(
             covered,
             "durable: nothing in the checkpoint (up to {watermark:?}) leads to {path}: {here:?}, {there:?}; marks \

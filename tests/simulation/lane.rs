@@ -10,7 +10,7 @@ use fansync::plan::{LinkTable, Run};
 use fansync::sys::ground::Ground as _;
 use fansync::target::Location;
 use fansync::watch::Source;
-use fansync::worker::command::{self, Transport};
+use fansync::worker::command::{self, Fence, Transport};
 use fansync::worker::outcome::{Run as Ended, Verdict};
 use fansync::worker::ship;
 use fansync::worker::shipment::{self, Shipment, Sights};
@@ -94,7 +94,8 @@ impl Lane {
     fn start(&self, run: &Run, marks: &[DraftMark], missing_args: bool, around: &mut Around<'_>) -> Rsync {
         let attributes = marks.iter().filter(|mark| mark.kind == MarkKind::Attributes);
         let attributes = attributes.map(|mark| mark.path.clone()).collect();
-        let arguments = command::arguments(&self.transport, &Filter::none(), run, missing_args, ROOT_DESCRIPTOR);
+        let arguments =
+            command::arguments(&self.transport, &Filter::none(), run, Fence::Open, missing_args, ROOT_DESCRIPTOR);
         Rsync::start(&arguments, &command::list(run), (around.fault)(), around.old_receiver, attributes)
     }
 

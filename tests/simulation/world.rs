@@ -107,7 +107,7 @@ impl World {
             away: vec![Duration::ZERO; usize::from(setup.targets)],
             setup,
             disk: Disk::default(),
-            faulty: [0, 0, 10, 40][rng.usize(..4)],
+            faulty: [0, 10, 25, 60][rng.usize(..4)],
             may_crash: rng.bool(),
             unseen: vec![BTreeMap::new(); usize::from(setup.targets)],
             rng,
@@ -332,7 +332,7 @@ impl World {
 
 fn fault(rng: &mut fastrand::Rng) -> Fault {
     let step = rng.u32(..12);
-    match rng.u32(..9) {
+    match rng.u32(..10) {
         0..=3 => {
             let code = [10, 11, 12, 20, 30][rng.usize(..5)];
             Fault::Ends { step, code, litters: code != 10 && code != 11 && rng.bool() }

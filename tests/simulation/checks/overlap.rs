@@ -16,14 +16,14 @@ pub fn check<'a>(new: &[DraftMark], flying: impl Iterator<Item = &'a DraftMark>)
 
 #[cfg(test)]
 mod tests {
-    use fansync::change::Content;
+    use fansync::change::{Content, Deletes};
     use fansync::path::RelPath;
 
     use super::*;
 
     fn mark(path: &str, kind: MarkKind) -> DraftMark {
         let path = RelPath::parse(path.as_bytes()).unwrap();
-        DraftMark { path, kind, content: Content::Compare, derived: false, attempts: 0 }
+        DraftMark { path, kind, content: Content::Compare, derived: false, deletes: Deletes::Single, attempts: 0 }
     }
 
     #[test]

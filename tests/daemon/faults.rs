@@ -5,7 +5,7 @@
 //! each soak takes `FANSYNC_CHAOS_SEEDS` seeds, several at the same time. Every fault is drawn from the seed too; when it
 //! happens depends on the clock, and the story of a failure says when that was. `FANSYNC_CHAOS_KEEP=1` as in `chaos`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
@@ -106,6 +106,8 @@ struct Plan {
     names: Names,
     kind: Kind,
     pace: Pace,
+    /// A second target, where nothing breaks.
+    beside: bool,
     /// The agent's slack: all that happens here is younger than the real one, so that a rescan finds it in any case.
     slack: Option<Duration>,
 }
@@ -117,7 +119,7 @@ impl Plan {
         let kind = if seed % 4 == 3 && !faults.daemon { Kind::Local } else { Kind::Daemon };
         // The real one for half of the seeds.
         let slack = (seed / 4).is_multiple_of(2).then_some(Duration::from_millis(300));
-        Self { seed, faults, names, kind, pace, slack }
+        Self { seed, faults, names, kind, pace, beside: seed % 3 == 1, slack }
     }
 }
 
@@ -175,7 +177,7 @@ impl Drop for SmallDisk {
 struct Agents<'a> {
     scratch: &'a Path,
     source: &'a Path,
-    to: OsString,
+    to: Vec<OsString>,
     plan: Plan,
     now: Agent,
     setting: Option<SmallQueue>,
@@ -186,17 +188,17 @@ struct Agents<'a> {
 
 impl<'a> Agents<'a> {
     /// `None` when the small queue is not allowed.
-    fn start(plan: &Plan, source: &'a Path, to: OsString, scratch: &'a Path) -> Option<Self> {
+    fn start(plan: &Plan, source: &'a Path, to: Vec<OsString>, scratch: &'a Path) -> Option<Self> {
         let setting = if plan.faults.queue { Some(SmallQueue::set()?) } else { None };
         let now = Self::spawn(plan, source, &to, scratch);
         let (logs, left_behind, stopped) = (Vec::new(), Vec::new(), Vec::new());
         Some(Self { scratch, source, to, plan: *plan, now, setting, stopped, logs, left_behind })
     }
 
-    fn spawn(plan: &Plan, source: &Path, to: &OsStr, scratch: &Path) -> Agent {
+    fn spawn(plan: &Plan, source: &Path, to: &[OsString], scratch: &Path) -> Agent {
         let lanes = [3, 1, 5][usize::try_from(plan.seed % 3).expect("small")];
         let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
-        command.arg("mirror").arg(source).arg(to).arg("--state").arg(scratch.join("state"));
+        command.arg("mirror").arg(source).args(to).arg("--state").arg(scratch.join("state"));
         command.args(["--shards", &SHARDS.to_string(), "--lanes", &lanes.to_string()]);
         command.env("FANSYNC_TEST_HASTE", plan.pace.haste.to_string());
         if let Some(slack) = plan.slack {
@@ -217,8 +219,9 @@ impl<'a> Agents<'a> {
     fn wait_saved(&self) {
         let saved = |told: serde_json::Value| {
             let root = &told["roots"][0];
-            let pending = root["targets"][0]["pending"].as_u64()?;
-            let compared = root["targets"][0]["compared"].as_bool()?;
+            let targets = root["targets"].as_array()?;
+            let pending = targets.iter().filter_map(|target| target["pending"].as_u64()).sum::<u64>();
+            let compared = !targets.is_empty() && targets.iter().all(|target| target["compared"] == true);
             let written = root["checkpoint"]["written"].as_f64()?;
             Some((compared && pending == 0, written))
         };
@@ -339,10 +342,17 @@ fn run_in(plan: &Plan, scratch: &Path) -> Result<Option<String>, String> {
     let step = AtomicUsize::new(0);
     let mut diary = Diary { began: Instant::now(), step: &step, lines: Vec::new() };
     let mut daemon = Daemons::start(&target, scratch);
-    let to = match plan.kind {
+    let mut to: Vec<OsString> = vec![match plan.kind {
         Kind::Daemon => daemon.url().into(),
         Kind::Local => target.clone().into_os_string(),
-    };
+    }];
+    // What befalls the one must not touch the other, which starts empty.
+    let beside = plan.beside.then(|| scratch.join("beside"));
+    if let Some(beside) = &beside {
+        fs::create_dir(beside).expect("the scratch directory can be written");
+        to.push(beside.clone().into_os_string());
+    }
+    let sides: Vec<&Path> = std::iter::once(target.as_path()).chain(beside.as_deref()).collect();
     let Some(mut agents) = Agents::start(plan, &source, to, scratch) else { return Ok(None) };
     agents.now.wait_ready();
     agents.tick();
@@ -364,11 +374,13 @@ fn run_in(plan: &Plan, scratch: &Path) -> Result<Option<String>, String> {
     let mut outcome = broken;
     let quiet = Instant::now();
     let mut found = Vec::new();
-    if outcome.is_ok()
-        && let Err(left) = wait_until_equal(&source, &target, PATIENCE, POLL)
-    {
-        outcome = Err(format!("not equal after {PATIENCE:?}"));
-        found = left;
+    for side in &sides {
+        if outcome.is_ok()
+            && let Err(left) = wait_until_equal(&source, side, PATIENCE, POLL)
+        {
+            outcome = Err(format!("{} is not equal after {PATIENCE:?}", side.display()));
+            found = left;
+        }
     }
     let converged = quiet.elapsed();
     let rss = agents.now.rss_kib();
@@ -376,7 +388,7 @@ fn run_in(plan: &Plan, scratch: &Path) -> Result<Option<String>, String> {
     if outcome.is_ok() {
         let status = agents.now.terminate();
         agents.left_behind.extend(agents.now.left_behind(ORPHAN_PATIENCE));
-        found = differences(&source, &target, 40);
+        found = sides.iter().flat_map(|side| differences(&source, side, 40)).collect();
         if status.code() != Some(0) {
             outcome = Err(format!("the agent ended with {status}"));
         } else if !agents.left_behind.is_empty() {

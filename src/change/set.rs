@@ -371,18 +371,23 @@ impl ChangeSet {
 
     /// Takes note of `mark`.
     pub fn mark(&mut self, now: Now, mark: &Mark) {
+        self.mark_since(now, mark, now.instant);
+    }
+
+    /// As [`Self::mark`], for a mark that answers for what happened at `since` already.
+    pub fn mark_since(&mut self, now: Now, mark: &Mark, since: Instant) {
         self.cool(now.instant);
         self.sequence += 1;
         let node = self.trie.reach(&mark.path);
         self.touch(node, mark);
         let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority, deletes: mark.deletes };
-        let first = self.first_event(now.instant, mark);
+        let first = self.first_event(since.min(now.instant), mark);
         let least = looking_back(now, first, mark.content);
         if let Some(above) = self.covering(node, &Asks { content: least, ..asks }) {
             self.stand_for(above, first, least);
             self.trie.prune(node);
         } else {
-            self.merge(node, now, mark);
+            self.merge(node, now, first, mark);
             self.clear_beneath(node, mark, &asks);
         }
         self.keep_within(now);
@@ -588,7 +593,7 @@ impl ChangeSet {
             self.stand_for(above, first, least);
             return self.trie.prune(node);
         }
-        self.merge(node, now, &mark);
+        self.merge(node, now, now.instant, &mark);
         if let Some(mut pending) = self.remove_pending(node) {
             pending.times.first = pending.times.first.min(first);
             pending.least = pending.least.join(least);
@@ -598,9 +603,8 @@ impl ChangeSet {
         self.keep_within(now);
     }
 
-    fn merge(&mut self, node: NodeId, now: Now, mark: &Mark) {
+    fn merge(&mut self, node: NodeId, now: Now, first: Instant, mark: &Mark) {
         let sequence = self.sequence;
-        let first = self.first_event(now.instant, mark);
         let least = looking_back(now, first, mark.content);
         let now = now.instant;
         let merged = match self.remove_pending(node) {
@@ -1005,6 +1009,8 @@ impl ChangeSet {
             merged.kind = merged.kind.max(newer.kind);
             merged.content = merged.content.join(newer.content);
             merged.least = merged.least.join(newer.least);
+            // A newer mark may stand for an older one from beneath.
+            merged.times.first = merged.times.first.min(newer.times.first);
             merged.priority = merged_priority((priority, flight.stage), (newer.priority, newer.times.stage));
             if is_news(newer.derived, newer.times.stage) {
                 merged.times.not_before = None;
@@ -1054,7 +1060,8 @@ impl ChangeSet {
             if self.covering(directory, &attributes).is_none() {
                 self.sequence += 1;
                 let mark = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
-                self.merge(directory, now, &mark);
+                // Whoever waits for what the batch held waits for this too.
+                self.merge(directory, now, ended.first, &mark);
             }
         }
     }
@@ -1143,7 +1150,7 @@ impl ChangeSet {
             mark.deletes = Deletes::Approved;
         }
         self.sequence += 1;
-        self.merge(directory, now, &mark);
+        self.merge(directory, now, now.instant, &mark);
         self.stand_for(directory, first, content);
         for node in nodes {
             if self.trie.value(*node).is_empty() {
@@ -1231,6 +1238,7 @@ impl ChangeSet {
     }
 }
 
+mod barrier;
 mod inspect;
 pub use inspect::{MarkView, PathView};
 

@@ -17,13 +17,14 @@ use super::inbox::{ErrandBox, Inbox};
 use super::lane::{Ending, LaneInbox, LaneLoop};
 use super::links::{LinkLoop, LinkSearch};
 use super::pipeline::{Pipeline, RootStatus, TargetLog};
+use super::rounds::Rounds;
 use super::saver::{self, Resume, Saver};
 use super::shard::{ShardLoop, WAKE};
 use super::walkers::Walkers;
 use crate::change::{ChangeSetOptions, SettleOptions};
 use crate::checkpoint::{Loaded, SavedRoot, Storage};
 use crate::control::TargetName;
-use crate::dispatch::{DeleteGuard, Dispatcher, Haste, HoldOver, LaneId, TargetOptions};
+use crate::dispatch::{DeleteGuard, Dispatcher, Haste, HoldOver, LaneId, TargetOptions, Waits};
 use crate::filter::Filter;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
@@ -461,6 +462,7 @@ fn start_root(
     let desk = Desk::new();
     let mut dispatcher = Dispatcher::new(&options, seed).with_haste(root.haste);
     dispatcher.release_after(root.deletes.release_after);
+    let rounds = Arc::new(Rounds::new(usize::from(root.shards.max(1))));
     let pipeline = Pipeline {
         source: Arc::clone(&source),
         dispatcher,
@@ -468,6 +470,9 @@ fn start_root(
         poll,
         inbox: Arc::clone(&inbox),
         desk: Arc::clone(&desk),
+        waits: Waits::default(),
+        rounds: Arc::clone(&rounds),
+        links: (Arc::clone(&links), Arc::clone(&search)),
         lanes: lanes.clone(),
         logs: root.targets.iter().map(|target| TargetLog::new(target.name.clone())).collect(),
         status: Arc::clone(&status),
@@ -511,6 +516,8 @@ fn start_root(
             told_live: false,
             walkers: Arc::clone(&walkers),
             owed: 0,
+            rounds: Arc::clone(&rounds),
+            drained: 0,
         };
         threads.push(spawn(format!("shard-{number}"), move || shard_loop.run())?);
     }

@@ -33,6 +33,9 @@ pub(super) struct Open {
     pub missing: Vec<usize>,
     /// What the others said.
     pub parts: Vec<(usize, Part)>,
+    /// When a wait is given up.
+    pub deadline: Option<Instant>,
+    pub given_up: bool,
 }
 
 #[derive(Debug)]
@@ -62,9 +65,14 @@ impl Client {
         }
     }
 
-    /// When it is to be looked at, if nothing happens; `None` while it waits for us.
+    /// When its time is over; `None` while it waits for us.
     pub(super) fn until(&self) -> Option<Instant> {
         self.open.is_none().then_some(self.until)
+    }
+
+    /// When it is to be looked at, if nothing happens.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.open.as_ref().map_or(Some(self.until), |open| open.deadline)
     }
 
     /// Gives it an answer; with `last` it gets no further one.

@@ -49,6 +49,10 @@ pub(super) struct RootDesk {
 }
 
 impl RootDesk {
+    pub(super) fn target_name(&self, target: TargetId) -> String {
+        self.targets.get(usize::from(target.0)).map_or_else(String::new, |target| target.name.clone())
+    }
+
     fn target(&self, name: &str) -> Option<TargetId> {
         let index = self.targets.iter().position(|target| target.name == name)?;
         u16::try_from(index).ok().map(TargetId)
@@ -127,7 +131,7 @@ impl ControlLoop {
         let mut events = Events::with_capacity(CLIENTS_MAX + FIRST_CLIENT);
         loop {
             let now = clock::now();
-            let patience = self.clients.iter().flatten().filter_map(Client::until);
+            let patience = self.clients.iter().flatten().filter_map(Client::look_at);
             let wake_at = patience.chain(self.accept_at).min();
             let wait = wake_at.map(|at| at.saturating_duration_since(now));
             match self.poll.poll(&mut events, wait) {
@@ -162,6 +166,13 @@ impl ControlLoop {
                 let over = self.clients[slot].as_ref().and_then(Client::until).is_some_and(|until| until <= now);
                 if over {
                     self.drop_client(slot);
+                }
+                let open = self.clients[slot].as_mut().and_then(|client| client.open.as_mut());
+                if let Some(open) = open
+                    && open.deadline.take_if(|deadline| *deadline <= now).is_some()
+                {
+                    open.given_up = true;
+                    give_up(&self.roots, open);
                 }
             }
             if accept {
@@ -211,7 +222,10 @@ impl ControlLoop {
 
     fn drop_client(&mut self, slot: usize) {
         // Closing its descriptor takes it out of the poll. Answers to its questions find nobody.
-        self.clients[slot] = None;
+        let Some(client) = self.clients[slot].take() else { return };
+        if let Some(open) = client.open.filter(|open| !open.given_up) {
+            give_up(&self.roots, &open);
+        }
     }
 
     fn advance(&mut self, now: Instant, slot: usize) {
@@ -225,7 +239,7 @@ impl ControlLoop {
                     client.answer(now, failed(FailureKind::Request, words), true);
                 }
                 Wish::Answer(line) => match Request::parse(&line) {
-                    Ok(request) => match self.begin(request.command) {
+                    Ok(request) => match self.begin(now, request.command) {
                         Ok(open) => {
                             if let Some(client) = &mut self.clients[slot] {
                                 client.open = Some(open);
@@ -246,12 +260,12 @@ impl ControlLoop {
     }
 
     /// Asks the dispatchers; gives the answer if it is known at once.
-    fn begin(&mut self, command: Command) -> Result<Open, Answer> {
+    fn begin(&mut self, now: Instant, command: Command) -> Result<Open, Answer> {
         let (root, target) = match &command {
             Command::Roots => return Err(self.root_names()),
             Command::Status { root } | Command::Rescan { root, .. } => (root, &None),
-            Command::Wait { .. } => return Err(failed(FailureKind::Agent, "not yet".to_owned())),
-            Command::Pause { root, target }
+            Command::Wait { root, target, .. }
+            | Command::Pause { root, target }
             | Command::Resume { root, target }
             | Command::Retry { root, target, .. }
             | Command::Approve { root, target } => (root, target),
@@ -275,7 +289,12 @@ impl ControlLoop {
             root.open += 1;
         }
         let missing = chosen.into_iter().map(|(index, _)| index).collect();
-        Ok(Open { ticket, command, missing, parts: Vec::new() })
+        let timeout = match &command {
+            Command::Wait { timeout_ms, .. } => timeout_ms.map(Duration::from_millis),
+            _ => None,
+        };
+        let deadline = timeout.and_then(|timeout| now.checked_add(timeout));
+        Ok(Open { ticket, command, missing, parts: Vec::new(), deadline, given_up: false })
     }
 
     /// The roots that are meant, each with the target that is meant in it.
@@ -337,6 +356,7 @@ impl ControlLoop {
         open.parts.sort_unstable_by_key(|(index, _)| *index);
         let mut count = 0;
         let mut roots = Vec::new();
+        let (mut reached, mut missing) = (true, Vec::new());
         for (index, part) in open.parts {
             let root = &self.roots[index];
             match (part, &open.command) {
@@ -345,11 +365,17 @@ impl ControlLoop {
                 (Part::Explained(targets, now), Command::Explain { path, directory, .. }) => {
                     return Answer::Explained(Box::new(status::explained(root, path, *directory, targets, now)));
                 }
-                (Part::Explained(..), _) => {}
+                (Part::Explained(..) | Part::Reached, _) => {}
+                (Part::NotReached(parts), _) => {
+                    reached = false;
+                    missing.extend(parts.into_iter().map(|part| status::missing(root, part)));
+                }
             }
         }
         match open.command {
             Command::Status { .. } => Answer::Status(Box::new(status::agent(&self.state_dir, roots))),
+            Command::Wait { .. } if reached => Answer::Reached,
+            Command::Wait { .. } => Answer::NotReached { missing },
             _ => Answer::Done { count },
         }
     }
@@ -359,13 +385,25 @@ fn question(command: &Command, target: Option<TargetId>) -> Question {
     let whole =
         |path: &Option<crate::control::WirePath>| path.as_ref().map_or_else(RelPath::root, |path| path.0.clone());
     match command {
-        Command::Roots | Command::Status { .. } | Command::Wait { .. } => Question::View,
+        Command::Roots | Command::Status { .. } => Question::View,
+        Command::Wait { .. } => Question::Wait(target),
         Command::Pause { .. } => Question::Pause(target),
         Command::Resume { .. } => Question::Resume(target),
         Command::Rescan { path, .. } => Question::Rescan(whole(path)),
         Command::Retry { path, .. } => Question::Retry(target, whole(path)),
         Command::Approve { .. } => Question::Approve(target),
         Command::Explain { path, .. } => Question::Explain(path.0.clone()),
+    }
+}
+
+/// Ends a wait at the roots that have not answered. Any other question is answered anyway.
+fn give_up(roots: &[RootDesk], open: &Open) {
+    if matches!(open.command, Command::Wait { .. }) {
+        for index in &open.missing {
+            let root = &roots[*index];
+            let put = root.desk.ask(&root.inbox, Ask { ticket: open.ticket, question: Question::GiveUp });
+            assert!(put, "a desk has room to give every open question up");
+        }
     }
 }
 

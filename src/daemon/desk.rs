@@ -8,11 +8,12 @@ use crossbeam::queue::ArrayQueue;
 use mio::Waker;
 use parking_lot::Mutex;
 
-use super::inbox::{Inbox, wake};
+use super::inbox::{ErrandBox, Inbox, wake};
 use super::pipeline::{Pipeline, RootStatus};
+use super::rounds::Rounds;
 use crate::change::Now;
 use crate::control::Latency;
-use crate::dispatch::{PathOnTarget, RootView};
+use crate::dispatch::{Heard, Missing, PathOnTarget, RootView};
 use crate::path::RelPath;
 use crate::target::TargetId;
 
@@ -38,6 +39,10 @@ pub(super) enum Question {
     Retry(Option<TargetId>, RelPath),
     Approve(Option<TargetId>),
     Explain(RelPath),
+    /// Is answered when everything that changed before is on the target, or by [`Question::GiveUp`].
+    Wait(Option<TargetId>),
+    /// Ends the wait of this ticket, which is answered then, if it is not yet.
+    GiveUp,
 }
 
 /// The answer of one root.
@@ -47,6 +52,10 @@ pub(super) enum Part {
     /// So many were concerned.
     Count(usize),
     Explained(Vec<PathOnTarget>, Instant),
+    /// Everything is there.
+    Reached,
+    /// The wait was given up.
+    NotReached(Vec<Missing>),
 }
 
 /// What a dispatcher says of its root.
@@ -78,7 +87,8 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
-            asks: ArrayQueue::new(ASKED_MAX),
+            // Each open question may be given up once.
+            asks: ArrayQueue::new(ASKED_MAX * 2),
             answers: ArrayQueue::new(ASKED_MAX),
             front: Mutex::new(None),
         })
@@ -113,8 +123,7 @@ impl Desk {
 impl Pipeline {
     /// Answers what is asked.
     pub(super) fn attend(&mut self, now: Now, live: bool) {
-        for _ask in 0..self.desk.asks.len() {
-            let Some(Ask { ticket, question }) = self.desk.asks.pop() else { break };
+        while let Some(Ask { ticket, question }) = self.desk.asks.pop() {
             let part = match question {
                 Question::View => {
                     self.publish(now.instant, live);
@@ -129,8 +138,45 @@ impl Pipeline {
                 Question::Retry(target, path) => Part::Count(self.dispatcher.retry(now.instant, target, &path)),
                 Question::Approve(target) => Part::Count(self.approve(now, target)),
                 Question::Explain(path) => Part::Explained(self.dispatcher.explain(&path), now.instant),
+                Question::Wait(target) => {
+                    self.waits.begin(ticket, target, &mut || ask_shards(&self.rounds, &self.errands));
+                    continue;
+                }
+                Question::GiveUp => match self.waits.give_up(ticket, &self.dispatcher) {
+                    Some(missing) => Part::NotReached(missing),
+                    // It was answered a moment ago.
+                    None => continue,
+                },
             };
             self.desk.put(ticket, part);
+        }
+    }
+
+    /// What was told so far, for [`Self::answer_waits`].
+    pub(super) fn listen(&self) -> (u64, Heard) {
+        // Nobody waits for a start to be told: everything is marked then.
+        let told = if self.walkers.is_restarted() { self.rounds.told() } else { 0 };
+        (told, self.heard())
+    }
+
+    fn heard(&self) -> Heard {
+        if self.waits.is_empty() {
+            return Heard::default();
+        }
+        let (searches_asked, searches_done) = self.links.1.progress();
+        let (looks_begun, looks_told) = self.links.0.lock().looks();
+        Heard { looks_begun, looks_told, searches_asked, searches_done }
+    }
+
+    /// Answers the waits that are through. `before` is of before this turn took its marks and reports.
+    pub(super) fn answer_waits(&mut self, now: Now, live: bool, (told, before): (u64, Heard)) {
+        if self.waits.is_empty() || !live {
+            return;
+        }
+        let after = self.heard();
+        let mut ask = || ask_shards(&self.rounds, &self.errands);
+        for ticket in self.waits.on_turn(now.instant, told, (&before, &after), &mut self.dispatcher, &mut ask) {
+            self.desk.put(ticket, Part::Reached);
         }
     }
 
@@ -143,4 +189,10 @@ impl Pipeline {
         let status = self.status.lock().clone();
         ViewPart { now: now.instant, status, view: self.dispatcher.view(), tallies: tallies.collect() }
     }
+}
+
+fn ask_shards(rounds: &Rounds, errands: &[Arc<ErrandBox>]) -> u64 {
+    let round = rounds.ask();
+    errands.iter().for_each(|errands| errands.wake());
+    round
 }

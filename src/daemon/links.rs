@@ -1,7 +1,7 @@
 //! The thread that finds the names of shared inodes: asked by lanes, it walks the root by inode numbers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::sync::{Parker, Unparker};
@@ -21,7 +21,9 @@ const PAUSE_FACTOR: u32 = 20;
 /// Asks for a search.
 #[derive(Debug)]
 pub(super) struct LinkSearch {
-    wanted: AtomicBool,
+    asked: AtomicU64,
+    /// The marks of all that was asked for up to this are handed over.
+    done: AtomicU64,
     stop: AtomicBool,
     unparker: Unparker,
 }
@@ -29,15 +31,23 @@ pub(super) struct LinkSearch {
 impl LinkSearch {
     pub(super) fn new() -> (Arc<Self>, Parker) {
         let parker = Parker::new();
-        let search =
-            Self { wanted: AtomicBool::new(false), stop: AtomicBool::new(false), unparker: parker.unparker().clone() };
+        let search = Self {
+            asked: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            unparker: parker.unparker().clone(),
+        };
         (Arc::new(search), parker)
     }
 
     pub(super) fn ask(&self) {
-        if !self.wanted.swap(true, Ordering::AcqRel) {
-            self.unparker.unpark();
-        }
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.unparker.unpark();
+    }
+
+    /// How many times it was asked, and how many of these are done, in this order.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        (self.asked.load(Ordering::SeqCst), self.done.load(Ordering::SeqCst))
     }
 
     pub(super) fn stop(&self) {
@@ -57,12 +67,15 @@ pub(super) struct LinkLoop {
 impl LinkLoop {
     pub(super) fn run(self) {
         while !self.search.stop.load(Ordering::Acquire) {
-            if !self.search.wanted.swap(false, Ordering::AcqRel) {
+            let (asked, done) = self.search.progress();
+            if asked == done {
                 self.parker.park();
                 continue;
             }
             let started = clock::now();
             self.search_once();
+            self.search.done.store(asked, Ordering::SeqCst);
+            self.inbox.wake();
             let rest_until = clock::now() + PAUSE_MIN.max((clock::now() - started) * PAUSE_FACTOR);
             while clock::now() < rest_until && !self.search.stop.load(Ordering::Acquire) {
                 self.parker.park_deadline(rest_until);

@@ -13,6 +13,7 @@ mod lane;
 mod links;
 mod pipeline;
 mod ration;
+mod rounds;
 mod saver;
 mod shard;
 mod status;

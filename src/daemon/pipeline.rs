@@ -13,13 +13,16 @@ use parking_lot::Mutex;
 use super::desk::Desk;
 use super::inbox::{ErrandBox, Inbox};
 use super::lane::LaneInbox;
+use super::links::LinkSearch;
 use super::ration::Ration;
+use super::rounds::Rounds;
 use super::saver::{Resume, Saver};
 use super::walkers::{Asker, RescanProgress, ShardStatus, Walkers};
 use crate::change::{Mark, MarkKind, Now, Priority};
 use crate::checkpoint::Start;
-use crate::dispatch::{Dispatcher, Notice};
+use crate::dispatch::{Dispatcher, Notice, Waits};
 use crate::path::RelPath;
+use crate::plan::LinkTable;
 use crate::rescan::Scope;
 use crate::sys::clock::{self, ClockWatch, WallTime};
 use crate::sys::mounts::MountWatch;
@@ -29,6 +32,9 @@ use crate::worker::ship::held;
 
 /// Between two readings for `status` and the progress line.
 const STATUS_PAUSE: Duration = Duration::from_millis(200);
+
+/// Between two looks whether shards and looks have told what somebody waits for.
+const LISTEN_PAUSE: Duration = Duration::from_millis(5);
 
 const CLOCK: Token = Token(1);
 const MOUNTS: Token = Token(2);
@@ -121,6 +127,9 @@ pub(super) struct Pipeline {
     pub poll: Poll,
     pub inbox: Arc<Inbox>,
     pub desk: Arc<Desk>,
+    pub waits: Waits,
+    pub rounds: Arc<Rounds>,
+    pub links: (Arc<Mutex<LinkTable>>, Arc<LinkSearch>),
     pub lanes: Vec<Vec<Arc<LaneInbox>>>,
     pub logs: Vec<TargetLog>,
     pub status: Arc<Mutex<RootStatus>>,
@@ -173,6 +182,7 @@ impl Pipeline {
             }
             // Both first: what they stand for is in the queue by now.
             let (told, restarted) = (self.inbox.watermark(), self.walkers.is_restarted());
+            let heard = self.listen();
             // One turn takes what is there now, so that a flood of marks does not keep the lanes idle.
             for _batch in 0..self.inbox.marks.len() {
                 let Some(marks) = self.inbox.marks.pop() else { break };
@@ -194,6 +204,7 @@ impl Pipeline {
                 }
                 untold = true;
             }
+            self.answer_waits(now, live, heard);
             self.attend(now, live);
             if look_at <= now.instant || events.iter().any(|event| event.token() == MOUNTS) {
                 self.look_at_root(now.instant)?;
@@ -230,8 +241,16 @@ impl Pipeline {
             let tell_at = untold.then(|| told_at + STATUS_PAUSE);
             let save_at = self.saver.as_ref().filter(|_| live);
             let save_at = save_at.map(|saver| saver.wake_at(now.instant, &self.dispatcher));
+            let listen_at = self.waits.listens().then(|| now.instant + LISTEN_PAUSE);
             let sum_up_at = self.logs.iter().flat_map(|log| [log.path_lines.due(), log.pause_lines.due()]).flatten();
-            let wait = wake_at.into_iter().chain(tell_at).chain(save_at).chain(sum_up_at).chain([look_at]).min();
+            let wait = wake_at
+                .into_iter()
+                .chain(tell_at)
+                .chain(save_at)
+                .chain(sum_up_at)
+                .chain(listen_at)
+                .chain([look_at])
+                .min();
             // A millisecond is the poll's grain: rounding down would spin.
             let wait = wait.map(|at| at.saturating_duration_since(clock::now()));
             let wait = if self.inbox.marks.is_empty() { wait } else { Some(Duration::ZERO) };

@@ -9,6 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::inbox::{ErrandBox, Inbox};
+use super::rounds::Rounds;
 use super::walkers::{Asker, Walkers};
 use crate::change::{CTIME_SLACK, Content, Mark, MarkKind, Priority};
 use crate::path::RelPath;
@@ -58,6 +59,9 @@ pub(super) struct ShardLoop {
     pub walkers: Arc<Walkers>,
     /// Losses that are not made good yet.
     pub owed: u64,
+    pub rounds: Arc<Rounds>,
+    /// The last round since whose beginning the queue was read to its end.
+    pub drained: u64,
 }
 
 /// All of a scope, whatever its ctimes say.
@@ -117,10 +121,15 @@ impl ShardLoop {
             }
             let look = now.saturating_duration_since(looked) >= LOOK_PAUSE;
             let due = readable || read_at.is_some_and(|at| at <= now);
-            if due || look {
+            // Read before the queue is: whatever happened before the round was asked for is in the queue by now.
+            let round = self.rounds.asked();
+            if due || look || round > self.drained {
                 read_at = None;
                 // Edge-triggered: until the queue was read to its end there will be no further event.
                 readable = !self.shard.drain()?;
+                if !readable {
+                    self.drained = round;
+                }
                 looked = clock::now();
                 last_drain = if due { looked } else { last_drain };
             }
@@ -150,6 +159,12 @@ impl ShardLoop {
         if told && self.source.is_settled() {
             let watermark = self.shard.watermark(clock::now());
             self.inbox.publish(self.shard.id(), watermark);
+            let id = self.shard.id();
+            if self.drained > self.rounds.told_by(id)
+                && self.rounds.tell(id, self.drained, self.shard.unwatched_since())
+            {
+                self.inbox.wake();
+            }
         }
     }
 

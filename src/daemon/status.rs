@@ -7,10 +7,10 @@ use super::control::RootDesk;
 use super::desk::{Tally, ViewPart};
 use crate::change::{Content, MarkKind, MarkView, Priority};
 use crate::control::{
-    Checkpoint, DeadLetter, DeadLetters, Degraded, Explained, Filtered, Held, HeldDeletes, MarkInfo, PathInfo, Rescan,
-    RootStatus, ShardStatus, Status, TargetName, TargetStatus, WirePath,
+    Checkpoint, DeadLetter, DeadLetters, Degraded, Explained, Filtered, Held, HeldDeletes, MarkInfo, Missing, PathInfo,
+    Rescan, RootStatus, ShardStatus, Status, TargetName, TargetStatus, WirePath,
 };
-use crate::dispatch::{HeldView, LetterView, PathOnTarget, TargetView};
+use crate::dispatch::{self, HeldView, LetterView, PathOnTarget, TargetView};
 use crate::path::escaped;
 use crate::sys::clock::WallTime;
 
@@ -156,6 +156,17 @@ fn letter_of(now: Instant, letter: LetterView) -> DeadLetter {
     }
 }
 
+/// What a wait was still waiting for.
+pub(super) fn missing(root: &RootDesk, part: dispatch::Missing) -> Missing {
+    Missing {
+        root: root.name.clone(),
+        target: part.target.map(|id| root.target_name(id)),
+        words: part.words,
+        marks: part.marks,
+        first: part.first.into_iter().map(WirePath).collect(),
+    }
+}
+
 /// What is known of one path.
 pub(super) fn explained(
     root: &RootDesk,
@@ -175,7 +186,7 @@ pub(super) fn explained(
         },
         targets: (targets.into_iter())
             .map(|on| PathInfo {
-                target: root.targets.get(usize::from(on.target.0)).map_or_else(String::new, |name| name.name.clone()),
+                target: root.target_name(on.target),
                 pending: on.marks.pending.map(|mark| mark_of(now, mark)),
                 in_flight: on.marks.in_flight.map(|mark| mark_of(now, mark)),
                 above: on.marks.above.map(|mark| mark_of(now, mark)),

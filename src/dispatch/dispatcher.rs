@@ -63,12 +63,12 @@ impl Dispatcher {
         let state = &mut self.targets[usize::from(target.0)];
         let trouble = match report {
             Report::Seen { batch, marks, large, later } => {
-                state.on_seen(now, batch, &marks, &large, &later);
+                let since = state.on_seen(now, batch, &marks, &large, &later);
                 // Another name of a file tells of a write that every target needs; the lane that saw it first is the
                 // only one to be told by the table of links.
                 for (index, other) in self.targets.iter_mut().enumerate() {
                     if index != usize::from(target.0) {
-                        marks.iter().filter(|mark| mark.derived).for_each(|mark| other.mark(now, mark));
+                        marks.iter().filter(|mark| mark.derived).for_each(|mark| other.mark_since(now, mark, since));
                     }
                 }
                 return notices;
@@ -200,6 +200,14 @@ impl Dispatcher {
     #[must_use]
     pub fn explain(&self, path: &RelPath) -> Vec<PathOnTarget> {
         self.targets.iter().map(|target| target.explain(path)).collect()
+    }
+
+    /// Why no target takes anything, in words; `None` when each has its own reason.
+    pub(super) fn why_nothing_goes(&self) -> Option<String> {
+        match &self.held {
+            Some(held) => Some(format!("the root is held: {}", held.trouble.words)),
+            None => self.paused.then(|| "the root is paused by 'fansync pause'".to_owned()),
+        }
     }
 
     pub(super) fn chosen(&mut self, target: Option<TargetId>) -> impl Iterator<Item = &mut TargetState> {

@@ -11,6 +11,7 @@ mod order;
 mod saving;
 mod target;
 mod view;
+mod wait;
 mod words;
 
 pub use backoff::{Backoff, Haste};
@@ -20,3 +21,4 @@ pub use guard::{DeleteGuard, HoldOver, Reservation};
 pub use order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Report, Trouble, TroubleRemedy, Why};
 pub use target::TargetOptions;
 pub use view::{HeldDeletesView, HeldView, LetterView, PathOnTarget, RootView, TargetView};
+pub use wait::{Heard, Missing, Waits};

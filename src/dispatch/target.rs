@@ -191,6 +191,10 @@ impl TargetState {
         self.haste = haste;
     }
 
+    pub(super) fn mark_since(&mut self, now: Now, mark: &Mark, since: Instant) {
+        self.changes.mark_since(now, mark, since);
+    }
+
     pub(super) fn mark(&mut self, now: Now, mark: &Mark) {
         self.changes.mark(now, mark);
     }
@@ -303,12 +307,23 @@ impl TargetState {
         vec![Want { large: false, background, marks_max: self.batch_max }]
     }
 
-    pub(super) fn on_seen(&mut self, now: Now, batch: BatchId, marks: &[Mark], large: &[RelPath], later: &[RelPath]) {
+    /// Gives since when what follows from the look may have happened.
+    pub(super) fn on_seen(
+        &mut self,
+        now: Now,
+        batch: BatchId,
+        marks: &[Mark],
+        large: &[RelPath],
+        later: &[RelPath],
+    ) -> Instant {
         self.changes.release(now, batch, large, true);
         self.changes.release(now, batch, later, false);
+        // What follows from a look at a path is as old as what made it look.
+        let since = self.changes.first_of(batch).unwrap_or(now.instant);
         for mark in marks {
-            self.changes.mark(now, mark);
+            self.changes.mark_since(now, mark, since);
         }
+        since
     }
 
     pub(super) fn on_concluded(
@@ -322,6 +337,7 @@ impl TargetState {
     ) -> Option<Trouble> {
         let busy = self.lanes[usize::from(lane.0)].take();
         let directories = conclusion.directories;
+        let since = self.changes.first_of(batch).unwrap_or(now.instant);
         // A listing deletes what a receiver that was killed has left beside the files of the batch.
         let mut blamed = None;
         let littered = if conclusion.outcome == Outcome::Broken { self.changes.parents(batch) } else { Vec::new() };
@@ -370,7 +386,8 @@ impl TargetState {
             }
         }
         for directory in littered {
-            self.changes.mark(now, &Mark::new(directory, MarkKind::Listing).priority(Priority::Background));
+            let mark = Mark::new(directory, MarkKind::Listing).priority(Priority::Background);
+            self.changes.mark_since(now, &mark, since);
         }
         if self.dead_letters.len().max(self.culprits.len()) >= self.dead_letters_look {
             // Those that a wider mark took in are not told by their own paths.
@@ -687,6 +704,27 @@ impl TargetState {
             count += 1;
         }
         count
+    }
+
+    /// Whether something of `until` or before is not on the target. See [`ChangeSet::owes`]. Whatever is not in the
+    /// change set and not on the target either must be asked here too.
+    pub(super) fn owes(&mut self, until: Instant, witness: &mut Option<RelPath>) -> bool {
+        self.changes.owes(until, witness)
+    }
+
+    /// How much that is, the first paths of it, and what keeps it, in words.
+    pub(super) fn owed(&self, until: Instant) -> (usize, Vec<RelPath>, String) {
+        let (marks, first) = self.changes.owed(until, LISTED_MAX);
+        let words = match (&self.paused_for, self.breaker.is_closed()) {
+            _ if self.paused => "the target is paused by 'fansync pause'".to_owned(),
+            (Some(trouble), false) => format!("the target takes nothing: {}: {}", trouble.cause, trouble.words),
+            (None, false) => "the target takes nothing, and is being asked why".to_owned(),
+            (_, true) => match first.iter().find_map(|path| Some((path, self.words.of(path)?))) {
+                Some((path, words)) => format!("it takes changes, but for some: {path}: {words}"),
+                None => "changes are under way".to_owned(),
+            },
+        };
+        (marks, first, words)
     }
 
     /// Costs a look at every mark.

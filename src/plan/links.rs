@@ -25,6 +25,8 @@ pub struct Siblings {
 pub struct LinkTable {
     names: HashMap<Identity, Inode>,
     inodes: BTreeMap<RelPath, Identity>,
+    looks_begun: u64,
+    looks_open: BTreeSet<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +39,24 @@ struct Inode {
 }
 
 impl LinkTable {
+    /// Names are about to be asked for or forgotten. What comes of it is not known to anybody until [`Self::end_look`].
+    pub fn begin_look(&mut self) -> u64 {
+        self.looks_begun += 1;
+        self.looks_open.insert(self.looks_begun);
+        self.looks_begun
+    }
+
+    /// What came of a look was reported.
+    pub fn end_look(&mut self, look: u64) {
+        self.looks_open.remove(&look);
+    }
+
+    /// How many looks began, and how many of the first of them are reported without exception.
+    #[must_use]
+    pub fn looks(&self) -> (u64, u64) {
+        (self.looks_begun, self.looks_open.first().map_or(self.looks_begun, |first| first - 1))
+    }
+
     /// Notes that `path` is a name of the inode, which has `links` names in all; returns the others, and those of the
     /// inode that the name had before, as in [`Self::forget`].
     pub fn note(&mut self, path: &RelPath, identity: Identity, links: u32) -> Siblings {

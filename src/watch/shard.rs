@@ -678,6 +678,12 @@ impl<G: Ground> Shard<G> {
         since.min(self.last_empty)
     }
 
+    /// What changed in some directory at this moment or later is not known, as it has no watch.
+    #[must_use]
+    pub fn unwatched_since(&self) -> Option<WallTime> {
+        self.unwatched.values().map(|unwatched| unwatched.since).min()
+    }
+
     /// The real-time clock was set: stamps of before cannot be compared with those that come. Whoever calls this has
     /// everything compared.
     pub fn clock_was_set(&mut self) {

@@ -66,6 +66,7 @@ impl Shipper {
             return nothing(held(fault));
         }
         let sights = Sights { source: &*self.source, links: &self.links, large: self.large, backlog: self.backlog };
+        let look = self.links.lock().begin_look();
         let mut shipment = sights.prepare(draft, missing_args);
         if shipment.search_links {
             (around.search_links)();
@@ -73,6 +74,7 @@ impl Shipper {
         if let Some(seen) = shipment.seen.take() {
             (around.seen)(seen);
         }
+        self.links.lock().end_look(look);
         let runs = std::mem::take(&mut shipment.runs);
         tracing::trace!(root = self.source.name, batch = draft.batch.0, marks = ?draft.marks, ?runs, "planned");
         for run in &runs {

@@ -178,6 +178,9 @@ impl Pipeline {
         for ticket in self.waits.on_turn(now.instant, told, (&before, &after), &mut self.dispatcher, &mut ask) {
             self.desk.put(ticket, Part::Reached);
         }
+        if self.waits.listens() && after.searches_done < after.searches_asked {
+            self.links.1.hurry();
+        }
     }
 
     fn view(&self, now: Now) -> ViewPart {

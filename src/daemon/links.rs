@@ -14,7 +14,7 @@ use crate::sys::clock;
 use crate::watch::Source;
 
 /// Between two searches at least, and at least this many times the search's own time: a search costs a twentieth of
-/// one core at most.
+/// one core at most, but for those that somebody waits for.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_FACTOR: u32 = 20;
 
@@ -24,6 +24,8 @@ pub(super) struct LinkSearch {
     asked: AtomicU64,
     /// The marks of all that was asked for up to this are handed over.
     done: AtomicU64,
+    /// Somebody waits for the next search.
+    hurried: AtomicBool,
     stop: AtomicBool,
     unparker: Unparker,
 }
@@ -34,6 +36,7 @@ impl LinkSearch {
         let search = Self {
             asked: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            hurried: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             unparker: parker.unparker().clone(),
         };
@@ -42,6 +45,12 @@ impl LinkSearch {
 
     pub(super) fn ask(&self) {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        self.unparker.unpark();
+    }
+
+    /// Asks for the next search without the long rest before it.
+    pub(super) fn hurry(&self) {
+        self.hurried.store(true, Ordering::SeqCst);
         self.unparker.unpark();
     }
 
@@ -76,10 +85,16 @@ impl LinkLoop {
             self.search_once();
             self.search.done.store(asked, Ordering::SeqCst);
             self.inbox.wake();
-            let rest_until = clock::now() + PAUSE_MIN.max((clock::now() - started) * PAUSE_FACTOR);
-            while clock::now() < rest_until && !self.search.stop.load(Ordering::Acquire) {
-                self.parker.park_deadline(rest_until);
+            let took = clock::now() - started;
+            let (short, long) = (clock::now() + took, clock::now() + PAUSE_MIN.max(took * PAUSE_FACTOR));
+            while !self.search.stop.load(Ordering::Acquire) {
+                let until = if self.search.hurried.load(Ordering::SeqCst) { short } else { long };
+                if clock::now() >= until {
+                    break;
+                }
+                self.parker.park_deadline(until);
             }
+            self.search.hurried.store(false, Ordering::SeqCst);
         }
     }
 

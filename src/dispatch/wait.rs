@@ -163,7 +163,8 @@ impl Dispatcher {
     fn owes(&mut self, target: Option<TargetId>, until: Instant, witnesses: &mut Vec<Option<RelPath>>) -> bool {
         let states = self.chosen(target).collect::<Vec<_>>();
         witnesses.resize(states.len(), None);
-        states.into_iter().zip(witnesses).any(|(state, witness)| state.owes(until, witness))
+        // All are asked: each hurries then.
+        states.into_iter().zip(witnesses).fold(false, |owes, (state, witness)| state.owes(until, witness) || owes)
     }
 
     fn owed(&self, target: Option<TargetId>, until: Instant) -> Vec<Missing> {

@@ -16,6 +16,7 @@ mod chaos;
 mod churn;
 mod cold_start;
 mod compare;
+mod control;
 mod degraded;
 mod deletes;
 mod failures;

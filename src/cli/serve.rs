@@ -12,7 +12,7 @@ use signal_hook_mio::v1_0::Signals;
 use super::logging;
 use super::report::Failure;
 use crate::checkpoint::{self, Loaded, Opened, Storage};
-use crate::daemon::{Agent, RootSetup};
+use crate::daemon::{Agent, ControlSocket, RootSetup};
 use crate::sys::clock;
 use crate::sys::lock::{Lock, try_lock};
 
@@ -75,9 +75,14 @@ pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>) -> Result<(), Failure>
     let mut poll = Poll::new()?;
     poll.registry().register(&mut signals, Token(0), Interest::READABLE)?;
     let seed = u64::from(std::process::id());
+    // First, so that whoever asks waits for the start instead of being told that nobody is there.
+    let socket = state.map(ControlSocket::bind).transpose().map_err(|error| {
+        let shown = state.map(|state| state.display().to_string()).unwrap_or_default();
+        anyhow::Error::from(error).context(format!("cannot make the control socket in {shown}"))
+    })?;
     let checkpoint = state.and_then(|state| open_checkpoint(state, &roots));
     let mut agent = Agent::start(roots, seed, checkpoint)?;
-    if let Some(Err(error)) = state.map(|state| agent.open_control(state)) {
+    if let Some(Err(error)) = socket.map(|socket| agent.open_control(socket)) {
         agent.stop();
         agent.kill();
         let _first_error_counts = agent.join();

@@ -1,7 +1,7 @@
 //! Starting the threads of all roots, and ending them.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,7 +11,7 @@ use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
 use super::checkpoint::{CheckpointEnd, CheckpointLoop, Keeper};
-use super::control::{ControlLoop, ControlStop, RootDesk};
+use super::control::{ControlLoop, ControlSocket, ControlStop, RootDesk};
 use super::desk::Desk;
 use super::inbox::{ErrandBox, Inbox};
 use super::lane::{Ending, LaneInbox, LaneLoop};
@@ -216,13 +216,13 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Opens the control socket in the state folder, whose lock the caller holds.
+    /// Answers what comes in at the control socket.
     ///
     /// # Errors
-    /// When the socket or its thread cannot be made.
-    pub fn open_control(&mut self, state_dir: &Path) -> Result<(), AgentError> {
+    /// When its thread cannot be made.
+    pub fn open_control(&mut self, socket: ControlSocket) -> Result<(), AgentError> {
         let desks = self.roots.iter().map(RunningRoot::desk).collect();
-        let (control, stop) = ControlLoop::open(state_dir, desks).map_err(resources("the control socket"))?;
+        let (control, stop) = ControlLoop::open(socket, desks).map_err(resources("an event loop"))?;
         let thread = spawn("control".to_owned(), move || control.run())?;
         self.control = Some(RunningControl { stop, thread });
         Ok(())

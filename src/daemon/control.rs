@@ -59,13 +59,37 @@ impl RootDesk {
     }
 }
 
+/// The socket, bound: whoever connects waits until the agent answers.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    folder: OwnedFd,
+    state_dir: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds the socket in the state folder, whose lock the caller holds: so whatever has its name is stale.
+    ///
+    /// # Errors
+    /// Those of opening the folder, and of unlink(2) and bind(2).
+    pub fn bind(state_dir: &Path) -> io::Result<Self> {
+        let folder = socket::open_folder(state_dir)?;
+        let listener = UnixListener::from_std(socket::listen(&folder, SOCKET)?);
+        Ok(Self { listener, folder, state_dir: state_dir.to_owned() })
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _gone_already = socket::remove(&self.folder, SOCKET);
+    }
+}
+
 /// The control thread.
 #[derive(Debug)]
 pub(super) struct ControlLoop {
     poll: Poll,
-    listener: UnixListener,
-    folder: OwnedFd,
-    state_dir: PathBuf,
+    socket: ControlSocket,
     stop: Arc<AtomicBool>,
     roots: Vec<RootDesk>,
     clients: Vec<Option<Client>>,
@@ -92,22 +116,18 @@ impl ControlStop {
 }
 
 impl ControlLoop {
-    /// Opens the socket in the state folder, whose lock the caller holds: so whatever has its name is stale.
-    pub(super) fn open(state_dir: &Path, roots: Vec<RootDesk>) -> io::Result<(Self, ControlStop)> {
-        let folder = socket::open_folder(state_dir)?;
-        let mut listener = UnixListener::from_std(socket::listen(&folder, SOCKET)?);
+    /// Answers what comes in at the socket.
+    pub(super) fn open(mut socket: ControlSocket, roots: Vec<RootDesk>) -> io::Result<(Self, ControlStop)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry().register(&mut socket.listener, LISTENER, Interest::READABLE)?;
         for root in &roots {
             root.desk.open(Arc::clone(&waker));
         }
         let stop = Arc::new(AtomicBool::new(false));
         let control = Self {
             poll,
-            listener,
-            folder,
-            state_dir: state_dir.to_owned(),
+            socket,
             stop: Arc::clone(&stop),
             roots,
             clients: (0..CLIENTS_MAX).map(|_| None).collect(),
@@ -122,12 +142,6 @@ impl ControlLoop {
     /// # Errors
     /// When the poll is broken.
     pub(super) fn run(mut self) -> io::Result<()> {
-        let ended = self.serve();
-        let _gone_already = socket::remove(&self.folder, SOCKET);
-        ended
-    }
-
-    fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(CLIENTS_MAX + FIRST_CLIENT);
         loop {
             let now = clock::now();
@@ -183,7 +197,7 @@ impl ControlLoop {
 
     fn accept(&mut self, now: Instant) {
         loop {
-            match self.listener.accept() {
+            match self.socket.listener.accept() {
                 Ok((stream, _)) => self.welcome(now, stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
@@ -373,7 +387,7 @@ impl ControlLoop {
             }
         }
         match open.command {
-            Command::Status { .. } => Answer::Status(Box::new(status::agent(&self.state_dir, roots))),
+            Command::Status { .. } => Answer::Status(Box::new(status::agent(&self.socket.state_dir, roots))),
             Command::Wait { .. } if reached => Answer::Reached,
             Command::Wait { .. } => Answer::NotReached { missing },
             _ => Answer::Done { count },

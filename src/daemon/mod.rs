@@ -20,5 +20,6 @@ mod status;
 mod walkers;
 
 pub use agent::{Agent, AgentError, DeleteSetup, RootSetup, TargetSetup};
+pub use control::ControlSocket;
 pub use pipeline::{RootStatus, TargetStatus};
 pub use walkers::{RescanProgress, ShardStatus};

@@ -223,7 +223,7 @@ fn what_is_paused_is_kept_until_resume() {
     fs::write(ground.at("f"), "one").unwrap();
     until("file on the other target", PATIENCE, &agent, || holds_text(&second.join("f"), "one"));
     let waited = ground.ask(&["wait", "--timeout", "300ms"]);
-    assert!(waited.code == 4 && waited.err.contains("paused") && waited.err.contains(": f"), "{}", waited.err);
+    assert!(waited.code == 4 && waited.err.contains("paused") && waited.err.contains(", f"), "{}", waited.err);
     assert!(!ground.there("f").exists());
     let (code, status) = ground.status();
     let target = &status["roots"][0]["targets"][0];

@@ -6,5 +6,6 @@
 
 mod bench;
 mod configuration;
+mod control;
 mod help;
 mod mirror;

@@ -466,6 +466,7 @@ impl TargetState {
         notices: &mut Vec<Notice>,
     ) {
         let target = self.id;
+        let since = self.changes.first_of(batch).unwrap_or(now.instant);
         let mut failed: std::collections::HashMap<RelPath, FailedMark> =
             failed.into_iter().map(|failed| (failed.path.clone(), failed)).collect();
         let attempts = self.changes.attempts(batch);
@@ -531,7 +532,7 @@ impl TargetState {
                 let mut mark = Mark::new(path, kind).content(content);
                 mark.changes_names = false;
                 // It has failed, so nobody waits for it to be compared.
-                self.changes.mark(now, &mark);
+                self.changes.mark_since(now, &mark, since);
             } else {
                 // Attributes of a directory above the batch: its entries are there, its times or mode are not.
                 notices.push(Notice::PathFailed { target, path, words: failed.words, attempts: 1, dead_letter: false });

@@ -129,15 +129,20 @@ impl HeldDeletes {
         self.marks.contains_key(path)
     }
 
-    /// Lets everything go, as marks that may delete.
-    pub(super) fn release(&mut self) -> Vec<Mark> {
+    /// Those whose first event was at `until` or before.
+    pub(super) fn of_before(&self, until: Instant) -> impl Iterator<Item = &RelPath> {
+        self.marks.iter().filter(move |(_, held)| held.first <= until).map(|(path, _)| path)
+    }
+
+    /// Lets everything go, as marks that may delete, each with its first event.
+    pub(super) fn release(&mut self) -> Vec<(Mark, Instant)> {
         if self.marks.is_empty() {
             return Vec::new();
         }
         self.since = None;
         self.changed = true;
         let marks = std::mem::take(&mut self.marks);
-        marks.into_iter().map(|(path, held)| approved(path, held.kind)).collect()
+        marks.into_iter().map(|(path, held)| (approved(path, held.kind), held.first)).collect()
     }
 
     /// When everything is to be let go, if it is after so long.
@@ -261,8 +266,8 @@ mod tests {
         assert_eq!(held.release_at(after), held.since().map(|since| since + Duration::from_secs(1)));
         assert_eq!(held.release_at(None), None);
         let marks = held.release();
-        assert!(marks.iter().all(|mark| mark.deletes == Deletes::Approved));
-        let paths: Vec<String> = marks.iter().map(|mark| mark.path.to_string()).collect();
+        assert!(marks.iter().all(|mark| mark.0.deletes == Deletes::Approved));
+        let paths: Vec<String> = marks.iter().map(|mark| mark.0.path.to_string()).collect();
         assert_eq!(paths, ["a", "b"]);
         assert!(held.is_empty() && held.since().is_none() && held.release_at(after).is_none());
     }

@@ -710,12 +710,19 @@ impl TargetState {
     /// Whether something of `until` or before is not on the target. See [`ChangeSet::owes`]. Whatever is not in the
     /// change set and not on the target either must be asked here too.
     pub(super) fn owes(&mut self, until: Instant, witness: &mut Option<RelPath>) -> bool {
-        self.changes.owes(until, witness)
+        let owes = self.changes.owes(until, witness);
+        owes || self.held.of_before(until).next().is_some()
     }
 
     /// How much that is, the first paths of it, and what keeps it, in words.
     pub(super) fn owed(&self, until: Instant) -> (usize, Vec<RelPath>, String) {
         let (marks, first) = self.changes.owed(until, LISTED_MAX);
+        let held = self.held.of_before(until).count();
+        if held > 0 {
+            let words = format!("{held} deletes are held: if they are meant, 'fansync approve'");
+            let all = self.held.of_before(until).cloned().chain(first);
+            return (held + marks, all.take(LISTED_MAX).collect(), words);
+        }
         let words = match (&self.paused_for, self.breaker.is_closed()) {
             _ if self.paused => "the target is paused by 'fansync pause'".to_owned(),
             (Some(trouble), false) => format!("the target takes nothing: {}: {}", trouble.cause, trouble.words),
@@ -845,8 +852,8 @@ impl TargetState {
     pub(super) fn approve(&mut self, now: Now) -> usize {
         let marks = self.held.release();
         self.approved_until = self.last_batch;
-        for mark in &marks {
-            self.changes.mark(now, mark);
+        for (mark, first) in &marks {
+            self.changes.mark_since(now, mark, *first);
         }
         marks.len()
     }

@@ -267,3 +267,32 @@ fn a_paused_target_or_root_keeps_everything_and_says_so() {
     assert_eq!(bench.dispatcher.resume(None), 2, "the root and its target");
     assert_eq!(bench.take().len(), 2);
 }
+
+#[test]
+fn held_deletes_are_not_there_until_they_were_approved_and_made() {
+    let mut bench = Bench::new(1);
+    let saved = crate::change::SavedMark {
+        path: path("gone"),
+        kind: MarkKind::Point,
+        content: crate::change::Content::Compare,
+        least: crate::change::Content::Compare,
+        priority: Priority::Live,
+        first: bench.now().wall,
+        attempts: 2_000,
+        derived: false,
+        large: false,
+        sent: false,
+    };
+    bench.dispatcher.restore_held(bench.now(), TargetId(0), &[saved]);
+    bench.wait(1, None);
+    bench.wait(2, None);
+    assert!(bench.tell().is_empty());
+    let missing = bench.missing(1);
+    assert!(missing[0].marks == 1 && missing[0].words.contains("fansync approve"), "{missing:?}");
+    assert_eq!(missing[0].first, [path("gone")]);
+    assert_eq!(bench.dispatcher.approve(bench.now(), None, &mut Vec::new()), 1);
+    assert!(bench.turn().is_empty(), "it is as old as when it was held");
+    let actions = bench.take();
+    bench.conclude(&actions[0], &[]);
+    assert_eq!(bench.turn(), [2]);
+}

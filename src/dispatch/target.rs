@@ -833,7 +833,7 @@ impl TargetState {
         let Some(first) = marks.first().map(|mark| mark.path.clone()) else { return };
         if batch <= self.approved_until {
             for mark in marks {
-                self.changes.mark(now, &approved(mark.path, mark.kind));
+                self.changes.mark_since(now, &approved(mark.path, mark.kind), mark.first);
             }
             return;
         }

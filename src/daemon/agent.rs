@@ -259,8 +259,9 @@ impl Agent {
     #[must_use]
     pub fn into_failure(self) -> AgentError {
         self.kill();
+        // The lanes end by that; a dispatcher has a reason of its own.
         let checkpoint = self.checkpoint.into_iter().map(|(thread, _)| thread);
-        let threads = self.roots.into_iter().flat_map(|root| root.threads.into_iter().chain(root.pipeline));
+        let threads = self.roots.into_iter().flat_map(|root| root.pipeline.into_iter().chain(root.threads));
         let threads = threads.chain(checkpoint);
         let mut threads = threads.chain(self.control.map(|control| control.thread));
         let Some(thread) = threads.find(JoinHandle::is_finished) else {

@@ -294,3 +294,21 @@ fn a_name_that_came_just_before_its_top_level_directory_was_renamed_is_watched()
         script.expect_point("pot/x/y/new/f", Content::Resend, Stage::Complete);
     }
 }
+
+/// As above, with another directory in the place of the one that was renamed: the watch of its inner directory was taken
+/// for that of the one that went with the other.
+#[test]
+fn a_directory_made_before_one_above_it_was_exchanged_keeps_apart_from_its_namesake() {
+    let mut script = Script::start(|root| {
+        tree(root);
+        fs::create_dir_all(root.join("top/x/b/new")).unwrap();
+    });
+    fs::create_dir(script.at("top/a/b/new")).unwrap();
+    rustix::fs::renameat_with(CWD, script.at("top/a"), CWD, script.at("top/x"), RenameFlags::EXCHANGE).unwrap();
+    script.settle();
+    script.forget();
+    for name in ["top/x/b/new/f", "top/a/b/new/g"] {
+        write(&script.at(name), "late");
+        script.expect_point(name, Content::Resend, Stage::Complete);
+    }
+}

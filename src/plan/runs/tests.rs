@@ -308,3 +308,30 @@ fn whatever_is_sent_or_deleted_in_the_root_makes_its_own_times_follow() {
     check(Attributes, "d", directory(), &[]);
     check(Point, "d/a", file(), &[]);
 }
+
+/// A directory with more subdirectories, or more large files, than the backlog holds was split into marks that were
+/// widened to the directory again, without end.
+#[test]
+fn what_would_lead_to_more_marks_than_fit_is_sent_at_once() {
+    let many = |large: usize| Survey {
+        large: (0..large).map(|number| path(&format!("d/{number}"))).collect(),
+        large_changed: vec![path("d/0")],
+        children: (0..5).map(|number| path(&format!("d/c{number}"))).collect(),
+        ..Survey::default()
+    };
+    let planned = |large, attempts| {
+        let mark = DraftMark { attempts, ..mark(MarkKind::Subtree, "d", SINCE) };
+        let sighting = Sighting { survey: Some(many(large)), ..directory() };
+        plan(&draft(vec![mark]), &[sighting], &OPTIONS)
+    };
+    let fits = planned(3, 0);
+    assert_eq!((fits.runs[0].size_max, marks(&fits).len()), (Some(LARGE), 3));
+    let too_many = planned(4, 0);
+    assert_eq!((too_many.runs[0].size_max, marks(&too_many).len()), (None, 0));
+    assert_eq!(
+        runs(&too_many),
+        ["Subtree /d", "Points -I /d/0"],
+        "what changed is sent whatever its size and mtime say"
+    );
+    assert_eq!(runs(&planned(0, 1)), ["Subtree /d"], "five parts are more than three");
+}

@@ -8,7 +8,6 @@ use crossbeam::sync::{Parker, Unparker};
 use parking_lot::Mutex;
 
 use super::inbox::Inbox;
-use crate::change::{Content, Mark, MarkKind};
 use crate::plan::{LinkTable, search_links};
 use crate::sys::clock;
 use crate::watch::Source;
@@ -107,23 +106,7 @@ impl LinkLoop {
         let device = self.source.one_file_system.then_some(self.source.device);
         let go_on = || !self.search.stop.load(Ordering::Acquire);
         let found = search_links(&self.source.root, device, &self.source.filter, &wanted, &go_on);
-        let mut marks = Vec::new();
-        {
-            let mut links = self.links.lock();
-            for name in found {
-                let known = links.knows(&name.path);
-                links.note(&name.path, name.identity, name.links);
-                if !known {
-                    let mut mark = Mark::new(name.path, MarkKind::Point).content(Content::Resend);
-                    mark.derived = true;
-                    mark.changes_names = false;
-                    marks.push(mark);
-                }
-            }
-            for (identity, count) in wanted {
-                links.searched(identity, count);
-            }
-        }
+        let marks = self.links.lock().searched(&wanted, found);
         let mut waiting = marks;
         while !waiting.is_empty() && go_on() {
             match self.inbox.send_marks(waiting) {

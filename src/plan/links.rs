@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::survey::Found;
+use crate::change::{Content, Mark, MarkKind};
 use crate::path::RelPath;
 use crate::sys::files::Identity;
 
@@ -103,11 +105,30 @@ impl LinkTable {
         others.into_iter().filter(|name| !name.is_within(path)).collect()
     }
 
-    /// Notes that the whole root was searched for this inode when it had `links` names.
-    pub fn searched(&mut self, identity: Identity, links: u32) {
-        if let Some(inode) = self.names.get_mut(&identity) {
-            inode.searched = links;
+    /// Notes what a search of the whole root for the `wanted` inodes, with their link counts, found. Returns marks for the
+    /// names that were not known: what was written meanwhile is theirs too. An inode that has lost a name since may have
+    /// been written through that one, which nobody knew: all its names are marked.
+    pub fn searched(&mut self, wanted: &HashMap<Identity, u32>, found: Vec<Found>) -> Vec<Mark> {
+        let mut marks = Vec::new();
+        for Found { path, identity, links } in found {
+            let known = self.knows(&path);
+            let others = self.note(&path, identity, links).others;
+            let lost = wanted.get(&identity).is_some_and(|count| *count != links);
+            if !known || lost {
+                marks.extend(others.into_iter().filter(|_| lost).chain([path]).map(|path| {
+                    let mut mark = Mark::new(path, MarkKind::Point).content(Content::Resend);
+                    mark.derived = true;
+                    mark.changes_names = false;
+                    mark
+                }));
+            }
         }
+        for (identity, links) in wanted {
+            if let Some(inode) = self.names.get_mut(identity) {
+                inode.searched = *links;
+            }
+        }
+        marks
     }
 
     /// Inodes that have more names than are known, with their link counts.
@@ -146,8 +167,26 @@ mod tests {
         assert_eq!(table.note(&path("a"), ONE, 2), Siblings { others: vec![], incomplete: true });
         assert_eq!(table.note(&path("b"), ONE, 2), Siblings { others: vec![path("a")], incomplete: false });
         assert_eq!(table.note(&path("b"), ONE, 3), Siblings { others: vec![path("a")], incomplete: true });
-        table.searched(ONE, 3);
+        table.searched(&HashMap::from([(ONE, 3)]), Vec::new());
         assert!(!table.note(&path("b"), ONE, 3).incomplete, "a search found no more");
+    }
+
+    /// A file was written through a name that nobody knew, and that name was replaced before anybody looked: then the
+    /// search found the other name only, which was known, and nobody told of the write.
+    #[test]
+    fn a_search_marks_the_names_that_were_not_known_and_all_of_an_inode_that_lost_one() {
+        let found = |name: &str, links| Found { path: path(name), identity: ONE, links };
+        let marked = |table: &mut LinkTable, found| {
+            let marks = table.searched(&HashMap::from([(ONE, 2)]), found);
+            assert!(marks.iter().all(|mark| mark.derived && mark.content == Content::Resend));
+            marks.into_iter().map(|mark| mark.path.to_string()).collect::<Vec<_>>()
+        };
+        let mut table = LinkTable::default();
+        table.note(&path("a"), ONE, 2);
+        assert_eq!(marked(&mut table, vec![found("a", 2), found("b", 2)]), ["b"]);
+        let mut table = LinkTable::default();
+        table.note(&path("a"), ONE, 2);
+        assert_eq!(marked(&mut table, vec![found("a", 1)]), ["a"]);
     }
 
     #[test]

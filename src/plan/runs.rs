@@ -254,7 +254,9 @@ impl<'a> Planner<'a> {
             sibling.changes_names = false;
             self.plan.marks.push(sibling);
         }
-        self.plan.search_links |= sighting.siblings.incomplete && self.draft.priority == Priority::Live;
+        // What is compared without a hint of a write asks for nothing; what was lost with an overflow may have been written.
+        let told = self.draft.priority == Priority::Live || mark.content != Content::Compare;
+        self.plan.search_links |= sighting.siblings.incomplete && told;
     }
 
     /// A name that was ours now belongs to something excluded: only a listing of the parent, with the rules, deletes

@@ -196,9 +196,15 @@ fn other_names_of_the_inode_are_marked_once() {
     check(point("d/x"), &["Point e/y Resend Live", "Point e/z Resend Live"]);
     check(DraftMark { derived: true, ..point("d/x") }, &[]);
     check(mark(MarkKind::Listing, "d", Content::Resend), &["Point e/y Resend Live", "Point e/z Resend Live"]);
-    let background = Draft { priority: Priority::Background, ..draft(vec![point("d/x")]) };
-    let plan = plan(&background, &[Sighting { siblings, ..file(1) }], &OPTIONS);
-    assert!(!plan.search_links, "a cold start sees all names anyway");
+    let searches = |content| {
+        let marks = vec![mark(MarkKind::Point, "d/x", content)];
+        let background = Draft { priority: Priority::Background, ..draft(marks) };
+        plan(&background, &[Sighting { siblings: siblings.clone(), ..file(1) }], &OPTIONS).search_links
+    };
+    assert!(!searches(Content::Compare), "a cold start sees all names anyway");
+    // A link was made in the directories of one shard and written through; its queue overflowed, and the other name lay
+    // among those of another one, where nothing was looked for.
+    assert!(searches(Content::Resend) && searches(SINCE), "an overflow sees those of its shard");
 }
 
 #[test]

@@ -1,1 +1,0 @@
-//! Seeds that showed a bug, each with its story.

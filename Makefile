@@ -20,10 +20,11 @@ test: tools
 #   faults_queue64, faults_kill, faults_daemon, faults_full, faults_stop, faults_all
 #   a_restart   a million files (15 min)         a_million_marks     for a dead target (5 min)
 #   a_backlog   deaths of the agent in an outage
+#   ten_thousand_seeds  of the simulation (5 min); from FANSYNC_SIMULATION_FIRST on, and FANSYNC_SIMULATION_SEED traces one
 # FANSYNC_CHAOS_SEEDS: how many seeds each (default 10 to 20); FANSYNC_CHAOS_SEED: only this one.
 ONLY ?=
 soak: tools
-	$(CARGO) test --release --test daemon soak_$(ONLY) -- --ignored --nocapture --test-threads=1
+	$(CARGO) test --release --test daemon --test simulation soak_$(ONLY) -- --ignored --nocapture --test-threads=1
 	$(if $(ONLY),,$(MAKE) fuzz)
 
 # Each fuzz target for FUZZ_SECONDS, from the corpus in the repository; what it finds is left in fuzz/artifacts, and what

@@ -500,21 +500,7 @@ impl Agent {
             return false;
         }
         let found = search_links(&self.source.root, Some(1), &self.source.filter, &wanted, &|| true);
-        let mut links = self.links.lock();
-        let mut marks = Vec::new();
-        for name in found {
-            let known = links.knows(&name.path);
-            links.note(&name.path, name.identity, name.links);
-            if !known {
-                let mut mark = Mark::new(name.path, MarkKind::Point).content(Content::Resend);
-                mark.derived = true;
-                mark.changes_names = false;
-                marks.push(mark);
-            }
-        }
-        for (identity, count) in wanted {
-            links.searched(identity, count);
-        }
+        let marks = self.links.lock().searched(&wanted, found);
         self.inbox.push_back(marks);
         true
     }

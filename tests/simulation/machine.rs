@@ -310,7 +310,15 @@ impl State {
         }
     }
 
+    /// A name goes. What is written through it afterwards has no event (`IN_EXCL_UNLINK`), so nobody does if the file has
+    /// another name: that is a blind spot of the kernel's, not of the agent's.
     fn unlinked(&mut self, directory: Inode, name: &[u8]) {
+        let here =
+            |opened: &Opened| opened.place.as_ref().is_some_and(|(parent, old)| *parent == directory && **old == *name);
+        while let Some(at) = self.opened.iter().position(|open| here(open) && self.files.get(open.inode).links > 1) {
+            let opened = self.opened.swap_remove(at);
+            self.finish_write(&opened);
+        }
         for opened in &mut self.opened {
             if opened.place.as_ref().is_some_and(|(parent, old)| *parent == directory && **old == *name) {
                 opened.place = None;

@@ -14,15 +14,17 @@ struct Cover {
     path: RelPath,
     kind: MarkKind,
     content: Content,
+    /// It was under way: what its receiver may have left behind is looked for.
+    sent: bool,
 }
 
 impl Cover {
     fn of_mark(mark: Mark) -> Self {
-        Self { path: mark.path, kind: mark.kind, content: mark.content }
+        Self { path: mark.path, kind: mark.kind, content: mark.content, sent: false }
     }
 
     fn of_saved(mark: &SavedMark) -> Self {
-        Self { path: mark.path.clone(), kind: mark.kind, content: mark.content }
+        Self { path: mark.path.clone(), kind: mark.kind, content: mark.content, sent: mark.sent }
     }
 
     /// Whether this mark leads to `path` being sent. `listed`: a comparison by names, sizes and times shows it.
@@ -36,7 +38,8 @@ impl Cover {
             }
             MarkKind::Attributes => path == &self.path,
         };
-        reaches && (listed || self.content != Content::Compare)
+        let litter = self.sent && thing.is_none() && path.parent() == self.path.parent();
+        (reaches || litter) && (listed || self.content != Content::Compare)
     }
 }
 
@@ -69,9 +72,9 @@ pub fn check(source: &Source<Machine>, record: &RootRecord, marks: &[SavedMark],
         }
         let same_look = match (&here, &there) {
             (
-                Some(Thing { kind: Kind::File { size: one, .. }, mtime: first, .. }),
-                Some(Thing { kind: Kind::File { size: two, .. }, mtime: second, .. }),
-            ) => one == two && first == second,
+                Some(Thing { kind: Kind::File { size: one, content }, mtime: first, .. }),
+                Some(Thing { kind: Kind::File { size: two, content: other }, mtime: second, .. }),
+            ) => one == two && first == second && content != other,
             _ => false,
         };
         // Whatever deletes the topmost directory that is gone deletes all beneath.

@@ -192,6 +192,7 @@ impl ShardLoop {
         }
         if self.kept.is_empty() {
             self.kept_since = None;
+            self.shard.handed_over();
             for Errand { owner, name, occasion } in self.waiting_errands.drain(..) {
                 if !self.errands[usize::from(owner.0)].add(name, occasion) {
                     // The same errand waits already.

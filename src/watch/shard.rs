@@ -285,6 +285,8 @@ pub struct Shard<G: Ground = OwnedFd> {
     pub(super) map: Directories,
     trunk: Option<Trunk>,
     pub(super) walks: Vec<Walk>,
+    /// Walks that ended, and whose marks and losses may not be handed over yet.
+    pub(super) finished: usize,
     /// Walks beneath a departed directory, continued at the next tick.
     pub(super) suspended: Vec<Walk>,
     departed: Vec<(Instant, DirectoryId)>,
@@ -323,6 +325,7 @@ impl<G: Ground> Shard<G> {
             map: Directories::new(),
             trunk: (options.id == ShardId(0)).then(|| Trunk::new(options.shards)),
             walks: Vec::new(),
+            finished: 0,
             suspended: Vec::new(),
             departed: Vec::new(),
             touches: Touches::default(),
@@ -754,6 +757,14 @@ impl<G: Ground> Shard<G> {
     /// The marks since the last call.
     pub fn marks(&mut self) -> Vec<Mark> {
         std::mem::take(&mut self.out)
+    }
+
+    /// Says that all marks and losses so far are handed over. Only then are the walks that made them done: else another
+    /// shard might publish a watermark that is ahead of their marks.
+    pub fn handed_over(&mut self) {
+        for _walk in 0..std::mem::take(&mut self.finished) {
+            self.source.unsettled_down();
+        }
     }
 
     /// The trunk's errands since the last call. They must leave after the marks that were there before.

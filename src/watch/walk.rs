@@ -149,7 +149,7 @@ impl<G: Ground> Shard<G> {
 
     fn finish_walk(&mut self, walk: &Walk) {
         self.tell_watched();
-        self.source.unsettled_down();
+        self.finished += 1;
         // Without a path it left by rename: whatever attaches it again marks it, as does its new owner.
         let Some(path) = self.map.path(walk.parent).map(|parent| parent.join(&walk.name)) else { return };
         match walk.reason {

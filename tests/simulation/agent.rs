@@ -269,6 +269,7 @@ impl Agent {
         }
         if side.kept.is_empty() {
             side.kept_since = None;
+            side.shard.handed_over();
             let errands = std::mem::take(&mut side.waiting);
             let dealt = std::mem::replace(&mut side.dealt, true);
             for Errand { owner, name, occasion } in errands {

@@ -150,6 +150,7 @@ impl Script {
     fn collect(&mut self) {
         for (number, shard) in self.shards.iter_mut().enumerate() {
             self.marks.extend(shard.marks().into_iter().map(|mark| (number, mark)));
+            shard.handed_over();
         }
     }
 

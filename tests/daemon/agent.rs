@@ -34,6 +34,8 @@ impl Agent {
     pub fn start(source: &Path, targets: &[OsString], scratch: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
         command.arg("mirror").arg(source).args(targets).arg("--state").arg(scratch.join("state"));
+        // Half of what a churn makes it removes again.
+        command.args(["--hold-over", "1000000"]);
         Self::spawn(command, scratch)
     }
 

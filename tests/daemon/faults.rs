@@ -200,6 +200,8 @@ impl<'a> Agents<'a> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
         command.arg("mirror").arg(source).args(to).arg("--state").arg(scratch.join("state"));
         command.args(["--shards", &SHARDS.to_string(), "--lanes", &lanes.to_string()]);
+        // Half of what the churn makes it removes again.
+        command.args(["--hold-over", "1000000"]);
         command.env("FANSYNC_TEST_HASTE", plan.pace.haste.to_string());
         if let Some(slack) = plan.slack {
             command.env("FANSYNC_TEST_SLACK_MS", slack.as_millis().to_string());

@@ -246,7 +246,7 @@ impl Absence {
 fn start(ground: &Ground, target: &OsStr, slack: Option<Duration>) -> Agent {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
     command.arg("mirror").arg(&ground.source).arg(target).arg("--state").arg(ground.place.join("state"));
-    command.env("FANSYNC_LOG", "info,fansync::worker=debug");
+    command.args(["--hold-over", "1000000"]).env("FANSYNC_LOG", "info,fansync::worker=debug");
     if let Some(slack) = slack {
         command.env("FANSYNC_TEST_SLACK_MS", slack.as_millis().to_string());
     }

@@ -32,6 +32,9 @@ pub struct State {
     pub queue_limit: usize,
     pub watches_max: usize,
     pub trace: bool,
+    /// Contents of files when they lost one of several names: what was written through that one before anybody looked at it
+    /// shows under the others without any event, and no table can know of it.
+    pub blind: BTreeMap<Inode, u64>,
     /// Counts looks and changes: what happened before what.
     pub moment: u64,
     start: Instant,
@@ -62,6 +65,7 @@ impl Machine {
             queue_limit: usize::MAX,
             watches_max: usize::MAX,
             trace,
+            blind: BTreeMap::new(),
             moment: 0,
             start: clock::now(),
             elapsed: Duration::ZERO,
@@ -298,6 +302,7 @@ impl State {
             }
         }
         self.files.free(inode);
+        self.blind.remove(&inode);
     }
 
     /// An inode lost a name.
@@ -305,6 +310,10 @@ impl State {
         self.stamp_changed(inode);
         let node = self.files.get_mut(inode);
         node.links -= 1;
+        if let Body::File { content, .. } = node.body {
+            self.blind.insert(inode, content);
+        }
+        let node = self.files.get(inode);
         if node.links == 0 && node.open == 0 {
             self.forget(inode);
         }

@@ -288,7 +288,7 @@ impl World {
         let state = self.machine.lock();
         self.tally.overflows += state.instances.iter().map(|instance| u64::from(instance.lost > 0)).sum::<u64>();
         for (target, unseen) in self.targets.iter().zip(&self.unseen) {
-            converges::equal(&state.files, target, unseen);
+            converges::equal(&state, target, unseen);
             order::check(target);
         }
         drop(state);

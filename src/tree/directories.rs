@@ -228,6 +228,21 @@ impl Directories {
         self.get(directory).is_some_and(|node| directory.index != 0 && node.parent == NONE)
     }
 
+    /// The detached directory that keeps this one from having a path: itself or one above it.
+    #[must_use]
+    pub fn detached_above(&self, directory: DirectoryId) -> Option<DirectoryId> {
+        self.get(directory)?;
+        let mut at = directory.index;
+        while at != 0 {
+            let parent = self.nodes[at as usize].parent;
+            if parent == NONE {
+                return Some(self.id(at));
+            }
+            at = parent;
+        }
+        None
+    }
+
     /// Whether the directory lies beneath `above`, or is it.
     #[must_use]
     pub fn is_beneath(&self, directory: DirectoryId, above: DirectoryId) -> bool {

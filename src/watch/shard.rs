@@ -6,7 +6,7 @@
 //! - Marks leave in the order of the events that made them. An errand for another shard leaves after the marks
 //!   before it, so a "gone" mark of the trunk never overtakes what the owner says of a later directory of that name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -285,6 +285,8 @@ pub struct Shard<G: Ground = OwnedFd> {
     pub(super) map: Directories,
     trunk: Option<Trunk>,
     pub(super) walks: Vec<Walk>,
+    /// Detached directories beneath which directories came or went.
+    pub(super) missed: HashSet<DirectoryId>,
     /// Walks that ended, and whose marks and losses may not be handed over yet.
     pub(super) finished: usize,
     /// Walks beneath a departed directory, continued at the next tick.
@@ -325,6 +327,7 @@ impl<G: Ground> Shard<G> {
             map: Directories::new(),
             trunk: (options.id == ShardId(0)).then(|| Trunk::new(options.shards)),
             walks: Vec::new(),
+            missed: HashSet::new(),
             finished: 0,
             suspended: Vec::new(),
             departed: Vec::new(),
@@ -466,7 +469,9 @@ impl<G: Ground> Shard<G> {
     }
 
     fn on_directory(&mut self, parent: DirectoryId, event: Event<'_>) {
-        let Some(path) = self.map.path(parent).map(|parent| parent.join(event.name)) else { return };
+        let Some(path) = self.map.path(parent).map(|parent| parent.join(event.name)) else {
+            return self.missed_beneath(parent, event.kind);
+        };
         if self.source.filter.excludes(&path, true) {
             // It may have had another name, which is watched: a move into an excluded name is a move out.
             self.drop_child(parent, event.name);
@@ -505,6 +510,15 @@ impl<G: Ground> Shard<G> {
             | EventKind::SelfMoved
             | EventKind::Ignored
             | EventKind::Unmounted => {}
+        }
+    }
+
+    /// A directory came or went in one that has no path at the moment. The mark that comes with its new name covers what
+    /// is in there, but only a thorough walk watches it.
+    fn missed_beneath(&mut self, parent: DirectoryId, kind: EventKind) {
+        let names = matches!(kind, EventKind::Created | EventKind::Deleted | EventKind::MovedFrom | EventKind::MovedTo);
+        if names && let Some(above) = self.map.detached_above(parent) {
+            self.missed.insert(above);
         }
     }
 
@@ -592,6 +606,7 @@ impl<G: Ground> Shard<G> {
             self.departed.extract_if(.., |(deadline, _)| *deadline <= now).map(|(_, directory)| directory).collect();
         for directory in due {
             if self.map.is_detached(directory) {
+                self.missed.remove(&directory);
                 for wd in self.map.remove(directory) {
                     self.inotify.remove_watch(wd);
                 }

@@ -129,7 +129,8 @@ impl<G: Ground> Shard<G> {
                 // say something else of it now.
                 let others = !(self.walks.is_empty() && self.suspended.is_empty());
                 let unwatched = !self.unwatched.is_empty();
-                walk.thorough |= others || unwatched || self.source.filter.depends_on_place();
+                let missed = self.missed.remove(&directory);
+                walk.thorough |= others || unwatched || missed || self.source.filter.depends_on_place();
                 Some((directory, open))
             }
             // Whoever bound it has listed it.

@@ -134,3 +134,20 @@ fn a_top_level_directory_that_takes_a_name_is_watched_by_one_shard_only() {
     }
     assert_eq!(script.watched(), watched + 4, "{}", script.shown());
 }
+
+/// Found by the simulation. A directory that moves to the top has no path until the trunk's errand for its new name is done.
+/// Events of its inside that were read meanwhile were dropped, and the walk of the errand took the directories that it
+/// knew for listed: what was made in them had no watch, for ever.
+#[test]
+fn a_directory_made_in_one_that_just_moved_to_the_top_is_watched() {
+    let mut script = Script::start(|root| fs::create_dir_all(root.join("top/before/inner")).unwrap());
+    fs::rename(script.at("top/before"), script.at("after")).unwrap();
+    fs::create_dir_all(script.at("after/inner/new/deeper")).unwrap();
+    script.settle();
+    script.give_up_departed();
+    script.forget();
+    for name in ["after/inner/new/f", "after/inner/new/deeper/f"] {
+        write(&script.at(name), "");
+        script.expect_point(name, Content::Resend, Stage::Complete);
+    }
+}

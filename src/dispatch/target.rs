@@ -99,6 +99,8 @@ pub(super) struct TargetState {
     /// Paths that a full target had no room for. One that a wider mark took in stays here until the next look.
     culprits: std::collections::BTreeSet<RelPath>,
     hurried_at: Option<Instant>,
+    /// Since when one of them has gone well and the others were not tried.
+    hurry_since: Option<Instant>,
     /// What was said when that happened last.
     cramped: Option<Trouble>,
     /// Its directory was gone: when it takes batches again, everything is compared.
@@ -177,6 +179,7 @@ impl TargetState {
             suspects: Vec::new(),
             culprits: std::collections::BTreeSet::new(),
             hurried_at: None,
+            hurry_since: None,
             cramped: None,
             anew: false,
             haste: Haste::NONE,
@@ -221,6 +224,7 @@ impl TargetState {
         if self.paused {
             return;
         }
+        self.hurry_culprits(now);
         if self.breaker.begin_probe(now) {
             match self.lanes.iter().position(Option::is_none) {
                 Some(lane) => {
@@ -515,17 +519,11 @@ impl TargetState {
                 Fate::Retry { not_before: now.instant + pause, alone: false }
             }
         });
-        if fits
-            && self
-                .hurried_at
-                .is_none_or(|at| now.instant.saturating_duration_since(at) >= self.haste.shorten(HURRY_PAUSE))
-        {
-            // There is room for one of them, so there may be for all.
-            self.hurried_at = Some(now.instant);
-            for path in &self.culprits {
-                self.changes.hurry(path);
-            }
+        // There is room for one of them, so there may be for all.
+        if fits {
+            self.hurry_since.get_or_insert(now.instant);
         }
+        self.hurry_culprits(now.instant);
         self.hold(now, batch, tally.held, &held, notices);
         for (path, failed) in failed {
             if let Why::Beneath(kind, content) = failed.why {
@@ -666,6 +664,23 @@ impl TargetState {
         None
     }
 
+    /// Tries all paths that the target had no room for, if one of them went well and that was not done just before.
+    fn hurry_culprits(&mut self, now: Instant) {
+        if self.hurry_at().is_some_and(|at| at <= now) {
+            self.hurry_since = None;
+            self.hurried_at = Some(now);
+            for path in &self.culprits {
+                self.changes.hurry(path);
+            }
+        }
+    }
+
+    /// When that is due.
+    fn hurry_at(&self) -> Option<Instant> {
+        let since = self.hurry_since.filter(|_| !self.culprits.is_empty())?;
+        Some(self.hurried_at.map_or(since, |at| since.max(at + self.haste.shorten(HURRY_PAUSE))))
+    }
+
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
         if self.paused {
             return None;
@@ -675,7 +690,7 @@ impl TargetState {
         let join = (self.changes.live_queue().0)
             .map(|due| due + JOIN_AFTER)
             .filter(|join| *join > now && self.breaker.is_closed() && self.is_live_under_way());
-        self.breaker.wake_at().into_iter().chain(due).chain(join).chain(release).min()
+        self.breaker.wake_at().into_iter().chain(due).chain(join).chain(release).chain(self.hurry_at()).min()
     }
 
     /// Marks that wait, and background marks that wait or are under way: what can be told at no cost.

@@ -373,5 +373,6 @@ impl<G: Ground> Shard<G> {
 
 /// Whether the directory is not there, or something else has its name now.
 fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
+    // ESTALE: removed between two looks at it, on tmpfs and others (observed, 6.18).
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ESTALE))
 }

@@ -59,8 +59,7 @@ impl Resume {
             start => start,
         };
         let Some(mut saved) = saved else {
-            let (targets, paused) = (vec![None; locations.len()], (false, Vec::new()));
-            return Self { start, targets, paused, held: Vec::new(), entries_before: None };
+            return Self { start, ..Self::cold("", locations.len()) };
         };
         // Of another directory the old marks say nothing: their paths would look like deletes.
         let same = (saved.record.file_system, saved.record.inode) == (facts.file_system, facts.inode);

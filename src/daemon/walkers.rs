@@ -273,13 +273,11 @@ impl Walkers {
             files: AtomicUsize::new(0),
             candidates: AtomicUsize::new(0),
         };
-        state.pass = Some(Arc::new(pass));
         if state.stack.is_empty() {
             // A shard without directories: nothing to look through, but somebody waits for the end.
-            let pass = state.pass.take();
-            if let Some(pass) = pass {
-                self.finish(&pass, Duration::ZERO);
-            }
+            self.finish(&pass, Duration::ZERO);
+        } else {
+            state.pass = Some(Arc::new(pass));
         }
         self.wake.notify_all();
     }

@@ -10,7 +10,7 @@ use fansync::change::{Content, MarkKind, Priority, SavedMark};
 use fansync::checkpoint::{decode_mark, decode_root, encode_mark, encode_root};
 use fansync::config::Config;
 use fansync::control::{Command, Request};
-use fansync::event::{EventKind, Record};
+use fansync::event::{EventKind, Place, Record};
 use fansync::filter::Filter;
 use fansync::path::RelPath;
 use fansync::sys::clock::WallTime;
@@ -40,7 +40,7 @@ fn told(bytes: &[u8]) -> Vec<Told> {
         told.push(match record {
             Record::Overflow => None,
             Record::Event(event) => {
-                assert!(event.wd.0 >= 0, "an event of the watch {}", event.wd.0);
+                assert!(matches!(event.place, Place::Watch(wd) if wd.0 >= 0), "an event of {:?}", event.place);
                 let bad =
                     event.name == b"." || event.name == b".." || event.name.iter().any(|byte| b"/\0".contains(byte));
                 assert!(!bad, "an event of the name {:?}", event.name);

@@ -18,7 +18,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::patience::Interrupt;
-use crate::event::{self, EventKind, Record};
+use crate::event::{self, EventKind, Place, Record};
 use crate::path::RelPath;
 use crate::sys::clock;
 use crate::sys::files::{self, EntryType};
@@ -137,7 +137,8 @@ impl Watcher {
         event::decode(bytes, |record| match record {
             Record::Overflow => news.push(News::Overflow),
             Record::Event(event) => {
-                let Some(directory) = self.directories.get(&event.wd) else { return };
+                let Place::Watch(wd) = event.place else { return };
+                let Some(directory) = self.directories.get(&wd) else { return };
                 match event.kind {
                     EventKind::Created | EventKind::MovedTo if event.directory => {
                         news.push(News::Directory(directory.join(event.name)));

@@ -3,13 +3,16 @@
 //! Invariant: whatever the bytes, decoding ends and never reads outside of the buffer; a record that makes no sense
 //! becomes an overflow, because something may have been lost with it.
 
+use super::fanotify::decode_fanotify;
+use crate::sys::ground::Dialect;
+use crate::sys::handle::Handle;
 use crate::sys::inotify::Wd;
 
 /// What the kernel said of one name in one watched directory. A hint: the name may differ now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event<'a> {
     /// Which directory.
-    pub wd: Wd,
+    pub place: Place<'a>,
     /// What happened.
     pub kind: EventKind,
     /// The name is a directory (`IN_ISDIR`).
@@ -18,6 +21,15 @@ pub struct Event<'a> {
     pub cookie: u32,
     /// The name in the directory; empty when the event is about the watched directory itself.
     pub name: &'a [u8],
+}
+
+/// How the kernel names a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place<'a> {
+    /// By the watch on it: inotify(7).
+    Watch(Wd),
+    /// By its file handle: fanotify(7).
+    Handle(Handle<'a>),
 }
 
 /// One kind per event. Where the kernel merges several bits, each becomes an event of its own.
@@ -72,7 +84,15 @@ const KINDS: [(u32, EventKind); 11] = [
     (libc::IN_IGNORED, EventKind::Ignored),
 ];
 
-/// Calls `each` for every record of `bytes`, which one read returned.
+/// Calls `each` for every record of `bytes`, which one read of a descriptor of this kind returned.
+pub fn decode_as<'a>(dialect: Dialect, bytes: &'a [u8], each: impl FnMut(Record<'a>)) {
+    match dialect {
+        Dialect::Inotify => decode(bytes, each),
+        Dialect::Fanotify => decode_fanotify(bytes, each),
+    }
+}
+
+/// Calls `each` for every record of `bytes`, which one read of an inotify instance returned.
 pub fn decode<'a>(bytes: &'a [u8], mut each: impl FnMut(Record<'a>)) {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -98,7 +118,7 @@ pub fn decode<'a>(bytes: &'a [u8], mut each: impl FnMut(Record<'a>)) {
         let directory = mask & libc::IN_ISDIR != 0;
         for (bit, kind) in KINDS {
             if mask & bit != 0 {
-                each(Record::Event(Event { wd: Wd(wd), kind, directory, cookie, name }));
+                each(Record::Event(Event { place: Place::Watch(Wd(wd)), kind, directory, cookie, name }));
             }
         }
     }
@@ -131,8 +151,9 @@ mod tests {
         let mut bytes = record(3, libc::IN_CREATE | libc::IN_ISDIR, 0, b"\xff\nname of more than sixteen bytes");
         bytes.extend(record(4, libc::IN_MOVED_TO, 77, b"b"));
         bytes.extend(record(5, libc::IN_IGNORED, 0, b""));
-        let event =
-            |wd, kind, directory, cookie, name| Record::Event(Event { wd: Wd(wd), kind, directory, cookie, name });
+        let event = |wd, kind, directory, cookie, name| {
+            Record::Event(Event { place: Place::Watch(Wd(wd)), kind, directory, cookie, name })
+        };
         assert_eq!(
             decoded(&bytes),
             [

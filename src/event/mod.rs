@@ -1,5 +1,7 @@
 //! What the kernel said: bytes decoded to events. Pure.
 
 mod decode;
+mod fanotify;
 
-pub use decode::{Event, EventKind, Record, decode};
+pub use decode::{Event, EventKind, Place, Record, decode, decode_as};
+pub use fanotify::decode_fanotify;

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use super::clock::{self, WallTime};
 use super::files::{self, EntryType, Status};
+use super::handle::Handle;
 use super::inotify::{Inotify, WatchError, Wd};
 use super::mounts;
 use crate::path::RelPath;
@@ -25,6 +26,15 @@ pub enum Stead {
     Unmounted,
     /// Another file system is mounted over it.
     Covered,
+}
+
+/// The form of the bytes that a read gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// inotify(7).
+    Inotify,
+    /// fanotify(7) with directory handles and names.
+    Fanotify,
 }
 
 /// A root held open, as the stages see it. The contracts are those of [`files`], [`clock`] and [`Inotify`].
@@ -130,10 +140,20 @@ pub trait Watches: Debug {
     ///
     /// # Errors
     /// As there.
-    fn add_watch(&self, directory: &Self::Directory) -> Result<Wd, WatchError>;
+    fn add_watch(&mut self, directory: &Self::Directory) -> Result<Wd, WatchError>;
 
     /// Ends a watch, see [`Inotify::remove_watch`].
-    fn remove_watch(&self, wd: Wd);
+    fn remove_watch(&mut self, wd: Wd);
+
+    /// In which form [`Self::read`] gives events.
+    fn dialect(&self) -> Dialect {
+        Dialect::Inotify
+    }
+
+    /// The watch on the directory with this handle.
+    fn of_handle(&self, _handle: Handle<'_>) -> Option<Wd> {
+        None
+    }
 
     /// Reads queued events, see [`Inotify::read`].
     ///
@@ -217,12 +237,12 @@ impl Ground for OwnedFd {
 impl Watches for Inotify {
     type Directory = OwnedFd;
 
-    fn add_watch(&self, directory: &OwnedFd) -> Result<Wd, WatchError> {
-        self.add_watch(directory.as_fd())
+    fn add_watch(&mut self, directory: &OwnedFd) -> Result<Wd, WatchError> {
+        Inotify::add_watch(self, directory.as_fd())
     }
 
-    fn remove_watch(&self, wd: Wd) {
-        self.remove_watch(wd);
+    fn remove_watch(&mut self, wd: Wd) {
+        Inotify::remove_watch(self, wd);
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {

@@ -18,7 +18,7 @@ use super::touches::Touches;
 use super::trunk::{Errand, Occasion, Trunk};
 use super::walk::{Reason, Walk};
 use crate::change::{CTIME_SLACK, Mark, MarkKind, Stage};
-use crate::event::{self, Event, EventKind, Record};
+use crate::event::{self, Event, EventKind, Place, Record};
 use crate::filter::Filter;
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
@@ -281,7 +281,7 @@ pub struct LostScope {
 pub struct Shard<G: Ground = OwnedFd> {
     id: ShardId,
     pub(super) source: std::sync::Arc<Source<G>>,
-    pub(super) inotify: G::Watches,
+    pub(super) watches: G::Watches,
     pub(super) map: Directories,
     trunk: Option<Trunk>,
     pub(super) walks: Vec<Walk>,
@@ -309,7 +309,7 @@ impl Shard {
     /// The instance's descriptor, for the event loop.
     #[must_use]
     pub fn raw(&self) -> RawFd {
-        self.inotify.raw()
+        self.watches.raw()
     }
 }
 
@@ -319,11 +319,11 @@ impl<G: Ground> Shard<G> {
     /// # Errors
     /// `EMFILE`, see [`Inotify::create`](crate::sys::inotify::Inotify::create).
     pub fn create(source: std::sync::Arc<Source<G>>, options: ShardOptions) -> io::Result<Self> {
-        let (inotify, last_empty) = (source.root.watches()?, source.root.coarse_now());
+        let (watches, last_empty) = (source.root.watches()?, source.root.coarse_now());
         Ok(Self {
             id: options.id,
             source,
-            inotify,
+            watches,
             map: Directories::new(),
             trunk: (options.id == ShardId(0)).then(|| Trunk::new(options.shards)),
             walks: Vec::new(),
@@ -350,7 +350,7 @@ impl<G: Ground> Shard<G> {
     /// When the root cannot be watched or listed: then there is nothing to do for this agent.
     pub fn start(&mut self) -> Result<(), StartError> {
         if self.trunk.is_some() {
-            let wd = self.inotify.add_watch(&self.source.root.open_directory(&RelPath::root())?)?;
+            let wd = self.watches.add_watch(&self.source.root.open_directory(&RelPath::root())?)?;
             self.map.bind(self.map.root(), wd, self.source.identity.inode);
             self.deal_root()?;
             self.tell_watched();
@@ -385,12 +385,12 @@ impl<G: Ground> Shard<G> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut finished = false;
         for _read in 0..READS_MAX {
-            let Some(count) = self.inotify.read(&mut buffer)? else {
+            let Some(count) = self.watches.read(&mut buffer)? else {
                 finished = true;
                 break;
             };
             let mut events = 0;
-            event::decode(&buffer[..count], |record| match record {
+            event::decode_as(self.watches.dialect(), &buffer[..count], |record| match record {
                 Record::Event(event) => {
                     events += 1;
                     self.on_event(event);
@@ -412,11 +412,17 @@ impl<G: Ground> Shard<G> {
 
     fn on_event(&mut self, event: Event<'_>) {
         if event.kind == EventKind::Ignored {
-            self.map.forget_watch(event.wd);
+            if let Place::Watch(wd) = event.place {
+                self.map.forget_watch(wd);
+            }
             return;
         }
+        let wd = match event.place {
+            Place::Watch(wd) => Some(wd),
+            Place::Handle(handle) => self.watches.of_handle(handle),
+        };
         // Unknown: a watch that was removed while its events were under way.
-        let Some(directory) = self.map.of_wd(event.wd) else { return };
+        let Some(directory) = wd.and_then(|wd| self.map.of_wd(wd)) else { return };
         if event.name.is_empty() {
             return self.on_self(directory, event.kind);
         }
@@ -608,7 +614,7 @@ impl<G: Ground> Shard<G> {
             if self.map.is_detached(directory) {
                 self.missed.remove(&directory);
                 for wd in self.map.remove(directory) {
-                    self.inotify.remove_watch(wd);
+                    self.watches.remove_watch(wd);
                 }
             }
         }

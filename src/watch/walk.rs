@@ -199,7 +199,7 @@ impl<G: Ground> Shard<G> {
             self.drop_child(parent, name);
             return Visit::Nothing;
         }
-        match self.inotify.add_watch(&directory) {
+        match self.watches.add_watch(&directory) {
             Ok(wd) => match self.bind(parent, name, wd, identity.inode) {
                 Bound::New(id) => Visit::New(id, directory),
                 Bound::Moved(id) => Visit::Moved(id, directory),
@@ -317,7 +317,7 @@ impl<G: Ground> Shard<G> {
     pub(super) fn drop_child(&mut self, parent: DirectoryId, name: &[u8]) {
         if let Some(child) = self.map.child(parent, name) {
             for wd in self.map.remove(child) {
-                self.inotify.remove_watch(wd);
+                self.watches.remove_watch(wd);
             }
         }
     }
@@ -343,7 +343,7 @@ impl<G: Ground> Shard<G> {
             for (child, name) in known {
                 if !present.contains(&*name) {
                     for wd in self.map.remove(child) {
-                        self.inotify.remove_watch(wd);
+                        self.watches.remove_watch(wd);
                     }
                 }
             }

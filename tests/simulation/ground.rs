@@ -129,7 +129,7 @@ impl Ground for Machine {
 impl Watches for Instances {
     type Directory = Directory;
 
-    fn add_watch(&self, directory: &Directory) -> Result<Wd, WatchError> {
+    fn add_watch(&mut self, directory: &Directory) -> Result<Wd, WatchError> {
         let mut state = self.machine.call();
         if state.files.get(directory.inode).links == 0 {
             return Err(WatchError::Vanished);
@@ -142,7 +142,7 @@ impl Watches for Instances {
         Ok(Wd(state.instances[self.number].add_watch(directory.inode)))
     }
 
-    fn remove_watch(&self, wd: Wd) {
+    fn remove_watch(&mut self, wd: Wd) {
         self.machine.call().instances[self.number].remove_watch(wd.0);
     }
 

@@ -738,8 +738,7 @@ impl<G: Ground> Shard<G> {
         let mut scopes: Vec<LostScope> = self
             .map
             .children(root)
-            .into_iter()
-            .map(|(_, name)| LostScope { path: RelPath::root().join(&name), recursive: true, since })
+            .map(|(_, name)| LostScope { path: RelPath::root().join(name), recursive: true, since })
             .collect();
         if self.trunk.is_some() {
             if let Err(error) = self.deal_root() {

@@ -337,14 +337,13 @@ impl<G: Ground> Shard<G> {
             }
         };
         self.map.set_entries(directory, entries);
-        let known = self.map.children(directory);
-        if !known.is_empty() {
+        let mut known = self.map.children(directory).peekable();
+        if known.peek().is_some() {
             let present: HashSet<&[u8]> = names.iter().map(|name| &**name).collect();
-            for (child, name) in known {
-                if !present.contains(&*name) {
-                    for wd in self.map.remove(child) {
-                        self.watches.remove_watch(wd);
-                    }
+            let gone: Vec<DirectoryId> = known.filter(|(_, name)| !present.contains(name)).map(|(id, _)| id).collect();
+            for child in gone {
+                for wd in self.map.remove(child) {
+                    self.watches.remove_watch(wd);
                 }
             }
         }

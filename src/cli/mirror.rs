@@ -54,7 +54,7 @@ pub struct MirrorArguments {
     /// Keep no state and take no lock
     #[arg(long)]
     no_state: bool,
-    /// Raise fs.inotify.max_queued_events and max_user_instances when they are low (needs root)
+    /// Raise the kernel's limits on inotify and fanotify when they are low, and when watches run out (needs root)
     #[arg(long)]
     raise_limits: bool,
     /// The rsync program
@@ -94,10 +94,8 @@ pub fn mirror(arguments: &MirrorArguments) -> Result<(), Failure> {
     if !refusals.is_empty() {
         return Err(Failure::Wrong(refusals));
     }
-    if arguments.raise_limits {
-        preflight::raise_limits();
-    }
-    serve::serve(setups, state)
+    let allowance = preflight::allowance(arguments.raise_limits, &setups);
+    serve::serve(setups, state, allowance)
 }
 
 fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {

@@ -20,6 +20,8 @@ use clap::{Parser, Subcommand};
 
 pub use report::Failure;
 
+use crate::sys::limits::Proc;
+
 /// Keeps rsync targets the same as a live directory tree, milliseconds after each change.
 #[derive(Debug, Parser)]
 #[command(name = "fansync", version, max_term_width = 100, after_help = EXIT_CODES)]
@@ -138,6 +140,12 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report::report(&failure),
     }
+}
+
+/// Where the kernel's limits are. For tests of the whole program `FANSYNC_TEST_PROC` is another place, so that they change no
+/// limit of the machine that they run on.
+fn proc() -> Proc {
+    std::env::var_os("FANSYNC_TEST_PROC").map_or_else(Proc::default, Proc::at)
 }
 
 /// A command that printed its own result and knows its exit code.

@@ -13,9 +13,10 @@ use crate::config::{Config, DeleteMode, RootConfig, TargetConfig};
 use crate::daemon::{DeleteSetup, RootSetup, TargetSetup};
 use crate::dispatch::{DeleteGuard, Haste, HoldOver};
 use crate::filter::Filter;
+use crate::limits::{self, Allowance, DIRECTORIES_AT_START, Needs, Step};
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
-use crate::sys::limits::{self, Raised};
+use crate::sys::limits::{Limit, Raised};
 use crate::watch::Source;
 use crate::worker::cause::Remedy;
 use crate::worker::command::Transport;
@@ -58,19 +59,43 @@ pub fn check_rsync(program: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Raises the kernel's limits as far as we may, and says so. Must come before the first inotify instance: its queue
-/// has the size that is set then.
-pub fn raise_limits() {
-    for limit in limits::LIMITS {
-        let (name, wanted) = (limit.name, limit.wanted);
-        match limits::raise(Path::new(limits::DIRECTORY), limit) {
-            Ok(Raised::Enough) => {}
-            Ok(Raised::From(before)) => tracing::info!("raised fs.inotify.{name} from {before} to {wanted}"),
-            Ok(Raised::Refused(now, error)) => tracing::warn!(
-                "fs.inotify.{name} is {now}, {wanted} is better, and it cannot be raised from here ({error}): \
-                 see sysctl/90-fansync.conf"
-            ),
-            Err(error) => tracing::warn!("cannot read fs.inotify.{name}: {error}"),
+/// What the agent's watches may hold. If it `raises`, the kernel's limits are raised as far as we may, which is said; that
+/// must come before the first inotify instance or fanotify group: its queue has the size that is set then.
+pub fn allowance(raises: bool, roots: &[RootSetup]) -> Allowance {
+    let allowance = Allowance::of_machine(super::proc(), raises);
+    if raises {
+        raise_limits(&allowance, roots);
+    }
+    allowance
+}
+
+fn raise_limits(allowance: &Allowance, roots: &[RootSetup]) {
+    let budget = allowance.budget().clone();
+    let needs = Needs {
+        // How many there are is known only when all are watched, which begins now.
+        directories: DIRECTORIES_AT_START.min(budget.watches()),
+        shards: roots.iter().map(|root| u64::from(root.shards)).sum(),
+        roots: roots.len() as u64,
+        budget,
+        in_namespace: true,
+    };
+    for Step { limit, wanted, .. } in limits::steps(&needs).steps {
+        let name = limit.sysctl();
+        match allowance.proc().raise(limit, wanted) {
+            Ok(Raised::Enough(_)) => {}
+            Ok(Raised::From(before)) => tracing::info!("raised {name} from {before} to {wanted}"),
+            Ok(Raised::Refused(now, error)) => {
+                let words = format!("{name} is {now}, {wanted} is better, and it cannot be raised from here ({error})");
+                // Of the others there may be enough: whatever runs out is told then.
+                if matches!(limit, Limit::InotifyQueue | Limit::InotifyInstances) {
+                    tracing::warn!("{words}: see fansync doctor, or sysctl/90-fansync.conf");
+                } else {
+                    tracing::debug!("{words}");
+                }
+            }
+            // This kernel has no fanotify, or no limits on it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && limit != Limit::InotifyQueue => {}
+            Err(error) => tracing::warn!("cannot read {name}: {error}"),
         }
     }
 }

@@ -27,8 +27,6 @@ pub fn run(path: &Path, dry_run: bool) -> Result<(), Failure> {
         return super::dry_run::dry_run(&setups);
     }
     let _lock = serve::lock_state(&config.state_dir)?;
-    if config.tunables.raise {
-        preflight::raise_limits();
-    }
-    serve::serve(setups, Some(&config.state_dir))
+    let allowance = preflight::allowance(config.tunables.raise, &setups);
+    serve::serve(setups, Some(&config.state_dir), allowance)
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
@@ -13,6 +14,7 @@ use super::logging;
 use super::report::Failure;
 use crate::checkpoint::{self, Loaded, Opened, Storage};
 use crate::daemon::{Agent, ControlSocket, RootSetup};
+use crate::limits::Allowance;
 use crate::sys::clock;
 use crate::sys::lock::{Lock, try_lock};
 
@@ -69,7 +71,9 @@ fn open_checkpoint(state: &Path, roots: &[RootSetup]) -> Option<(Storage, Loaded
 }
 
 /// Runs an agent until SIGTERM or SIGINT; a second signal ends it at once. Its state is kept in `state`, whose lock is held.
-pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>) -> Result<(), Failure> {
+///
+/// Its watches hold what `allowance` says; the kernel's limits are raised before this.
+pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>, allowance: Allowance) -> Result<(), Failure> {
     // The handlers come first: a signal during a long first walk must not leave anything behind.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let mut poll = Poll::new()?;
@@ -81,7 +85,7 @@ pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>) -> Result<(), Failure>
         anyhow::Error::from(error).context(format!("cannot make the control socket in {shown}"))
     })?;
     let checkpoint = state.and_then(|state| open_checkpoint(state, &roots));
-    let mut agent = Agent::start(roots, seed, checkpoint)?;
+    let mut agent = Agent::start(roots, seed, checkpoint, &Arc::new(allowance))?;
     if let Some(Err(error)) = socket.map(|socket| agent.open_control(socket)) {
         agent.stop();
         agent.kill();

@@ -75,7 +75,8 @@ pub struct Config {
 /// What the agent may change in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunables {
-    /// Raise `fs.inotify.max_queued_events` and `max_user_instances` at the start, when they are low and the agent may.
+    /// Raise the kernel's limits on inotify and fanotify at the start, when they are low and the agent may, and the one on
+    /// watches when it is used up.
     /// Default: true.
     pub raise: bool,
 }

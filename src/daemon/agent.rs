@@ -26,6 +26,7 @@ use crate::checkpoint::{Loaded, SavedRoot, Storage};
 use crate::control::TargetName;
 use crate::dispatch::{DeleteGuard, Dispatcher, Haste, HoldOver, LaneId, TargetOptions, Waits};
 use crate::filter::Filter;
+use crate::limits::Allowance;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
 use crate::sys::clock::{self, ClockWatch};
@@ -181,11 +182,17 @@ fn spawn(
 }
 
 impl Agent {
-    /// Starts every root; `seed` decides the jitter of all pauses. With a checkpoint each goes on from where it was.
+    /// Starts every root; `seed` decides the jitter of all pauses. With a checkpoint each goes on from where it was. What
+    /// all their watches may hold together is `allowance`.
     ///
     /// # Errors
     /// The first root that cannot be started; what was started before is stopped again.
-    pub fn start(roots: Vec<RootSetup>, seed: u64, checkpoint: Option<(Storage, Loaded)>) -> Result<Self, AgentError> {
+    pub fn start(
+        roots: Vec<RootSetup>,
+        seed: u64,
+        checkpoint: Option<(Storage, Loaded)>,
+        allowance: &Arc<Allowance>,
+    ) -> Result<Self, AgentError> {
         let mut agent = Self { roots: Vec::new(), checkpoint: None, control: None };
         let mut loaded = Loaded::default();
         let mut keepers = Vec::new();
@@ -203,7 +210,7 @@ impl Agent {
         for (index, root) in roots.into_iter().enumerate() {
             let saved = loaded.roots.remove(&root.name);
             let seed = seed.wrapping_add(index as u64);
-            match start_root(root, seed, keepers.next(), saved) {
+            match start_root(root, seed, keepers.next(), saved, Arc::clone(allowance)) {
                 Ok(running) => agent.roots.push(running),
                 Err(error) => {
                     agent.stop();
@@ -373,12 +380,13 @@ fn start_root(
     seed: u64,
     keeper: Option<Arc<Keeper>>,
     saved: Option<SavedRoot>,
+    allowance: Arc<Allowance>,
 ) -> Result<RunningRoot, AgentError> {
     let (started, started_wall) = (clock::now(), clock::coarse_now());
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
     let unwatched_pause = root.unwatched_pause.unwrap_or(source.unwatched_pause);
-    let source = source.with_slack(root.slack).with_unwatched_pause(unwatched_pause);
+    let source = source.with_slack(root.slack).with_unwatched_pause(unwatched_pause).within(Some(allowance));
     let source = Arc::new(source.keeping(root.deletes.keep));
     let locations: Vec<String> = root.targets.iter().map(|target| target.transport.location.to_string()).collect();
     let facts = saver::facts(&source, root.fingerprint).map_err(resources("the identity of the root"))?;

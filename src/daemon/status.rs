@@ -13,6 +13,7 @@ use crate::control::{
 use crate::dispatch::{self, HeldView, LetterView, PathOnTarget, TargetView};
 use crate::path::escaped;
 use crate::sys::clock::WallTime;
+use crate::watch::Lack;
 
 /// A path of the file system as it is shown.
 pub(super) fn shown(path: &Path) -> String {
@@ -41,14 +42,13 @@ pub(super) fn root(root: &RootDesk, part: ViewPart) -> RootStatus {
     let ViewPart { now, status, view, tallies } = part;
     let reading = root.source.reading();
     let mut degraded = Vec::new();
-    if let Some(count) = u64::try_from(reading.unwatched).ok().filter(|count| *count > 0) {
-        degraded.push(Degraded {
-            reason: "unwatched".to_owned(),
-            count,
-            words: "directories without a watch are looked through every minute: raise fs.inotify.max_user_watches, \
-                    see sysctl/90-fansync.conf; or let the user that runs fansync read them"
-                .to_owned(),
-        });
+    for lack in Lack::ALL {
+        let Some(count) = u64::try_from(reading.lacking[lack as usize]).ok().filter(|count| *count > 0) else {
+            continue;
+        };
+        let remedy = lack.remedy(root.source.allowance.as_deref());
+        let words = format!("directories without a watch are looked through every minute: {remedy}");
+        degraded.push(Degraded { reason: lack.name().to_owned(), count, words });
     }
     if let Some(error) = &status.checkpoint_error {
         let words = format!("the checkpoint cannot be written ({error}): free space for the state folder");

@@ -19,10 +19,13 @@ pub enum WatchError {
     /// `ENOSPC`: the user's `max_user_watches` is used up.
     #[error("no watch left: fs.inotify.max_user_watches is used up")]
     LimitReached,
+    /// `ENOMEM`, as under the limit of a control group; or watches hold as much memory as they may.
+    #[error("no memory for a watch")]
+    Memory,
     /// `ENOENT` or `ENOTDIR`: the directory went away meanwhile; another event says where to.
     #[error("the directory is gone")]
     Vanished,
-    /// Anything else, above all `EACCES` and `ENOMEM`.
+    /// Anything else, above all `EACCES`.
     #[error("inotify_add_watch failed")]
     Other(#[source] io::Error),
 }
@@ -81,6 +84,7 @@ impl Inotify {
         match inotify::add_watch(&self.0, path, mask) {
             Ok(wd) => Ok(Wd(wd)),
             Err(rustix::io::Errno::NOSPC) => Err(WatchError::LimitReached),
+            Err(rustix::io::Errno::NOMEM) => Err(WatchError::Memory),
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Err(WatchError::Vanished),
             Err(errno) => Err(WatchError::Other(errno.into())),
         }

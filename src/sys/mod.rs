@@ -10,5 +10,6 @@ pub mod handle;
 pub mod inotify;
 pub mod limits;
 pub mod lock;
+pub mod memory;
 pub mod mounts;
 pub mod socket;

@@ -2,12 +2,14 @@
 //!
 //! The shard does the syscalls that watching needs; its loop and its threads are in `daemon`.
 
+mod lack;
 mod shard;
 mod standing;
 mod touches;
 mod trunk;
 mod walk;
 
+pub use lack::Lack;
 pub use shard::{Loss, LossReason, LostScope, Reading, Shard, ShardId, ShardOptions, Source, StartError};
 pub use standing::RootFault;
 pub use trunk::{Errand, Occasion, Trunk};

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::lack::Lack;
 use super::standing::Standing;
 use super::touches::Touches;
 use super::trunk::{Errand, Occasion, Trunk};
@@ -20,10 +21,11 @@ use super::walk::{Reason, Walk};
 use crate::change::{CTIME_SLACK, Mark, MarkKind, Stage};
 use crate::event::{self, Event, EventKind, Place, Record};
 use crate::filter::Filter;
+use crate::limits::Allowance;
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
 use crate::sys::files::{self, EntryType, Identity};
-use crate::sys::ground::{Ground, Watches as _};
+use crate::sys::ground::{Dialect, Ground, Watches as _};
 use crate::tree::{Directories, DirectoryId};
 
 /// Which shard of a root; 0 is the trunk.
@@ -40,6 +42,9 @@ const UNWATCHED_PAUSE: Duration = Duration::from_secs(60);
 /// Between two looks for the oldest of the directories without a watch: they are only ever replaced by younger ones, so an
 /// older reckoning errs on the safe side. Unit: time.
 const RECKON_PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two looks whether the limit on watches was raised, while directories lack one because of it. Unit: time.
+const LIMIT_LOOK_PAUSE: Duration = Duration::from_secs(3);
 
 /// Between two lines about overflows of one shard. Unit: time.
 const OVERFLOW_LINES_PAUSE: Duration = Duration::from_secs(10);
@@ -74,13 +79,15 @@ pub struct Source<G = OwnedFd> {
     pub unwatched_pause: Duration,
     /// How far before its event a ctime may lie, and so how much further than the watermark a rescan looks back.
     pub slack: Duration,
+    /// What its watches may hold, together with those of other roots; `None`: all that the kernel gives.
+    pub allowance: Option<std::sync::Arc<Allowance>>,
     unsettled: AtomicI64,
     live: AtomicBool,
     /// Nothing is ever deleted on a target.
     pub keep: bool,
     pub(super) counters: Counters,
     pub(super) standing: Standing,
-    unwatched_said: AtomicBool,
+    unwatched_said: [AtomicBool; 3],
     mounts_said: AtomicU64,
 }
 
@@ -89,9 +96,16 @@ pub(super) struct Counters {
     events: AtomicU64,
     overflows: AtomicU64,
     watched: AtomicI64,
-    unwatched: AtomicI64,
+    unwatched: [AtomicI64; 3],
     unreadable: AtomicU64,
     pub entries: AtomicI64,
+}
+
+impl Counters {
+    /// A directory that lacked a watch for this reason is looked at again, and counted anew if it still does.
+    pub(super) fn has_watch(&self, lack: Lack) {
+        self.unwatched[lack as usize].fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A reading of a root's counters.
@@ -105,6 +119,8 @@ pub struct Reading {
     pub watched: i64,
     /// Directories that could not be watched and are compared now and then.
     pub unwatched: i64,
+    /// How many of them for each reason: [`Lack::Limit`], [`Lack::Memory`], [`Lack::Unreadable`].
+    pub lacking: [i64; 3],
     /// Entries known under the root, approximately.
     pub entries: u64,
 }
@@ -140,13 +156,14 @@ impl<G: Ground> Source<G> {
             ctimes_tell: true,
             unwatched_pause: UNWATCHED_PAUSE,
             slack: CTIME_SLACK,
+            allowance: None,
             // The trunk's first look at the root is the first thing to be settled.
             unsettled: AtomicI64::new(1),
             live: AtomicBool::new(false),
             keep: false,
             counters: Counters::default(),
             standing: Standing::default(),
-            unwatched_said: AtomicBool::new(false),
+            unwatched_said: Default::default(),
             mounts_said: AtomicU64::new(0),
         })
     }
@@ -169,6 +186,13 @@ impl<G: Ground> Source<G> {
     #[must_use]
     pub fn with_unwatched_pause(mut self, pause: Duration) -> Self {
         self.unwatched_pause = pause;
+        self
+    }
+
+    /// The same, but its watches hold no more than they may.
+    #[must_use]
+    pub fn within(mut self, allowance: Option<std::sync::Arc<Allowance>>) -> Self {
+        self.allowance = allowance;
         self
     }
 
@@ -201,11 +225,13 @@ impl<G: Ground> Source<G> {
     /// The counters now.
     #[must_use]
     pub fn reading(&self) -> Reading {
+        let lacking = self.counters.unwatched.each_ref().map(|count| count.load(Ordering::Relaxed));
         Reading {
             events: self.counters.events.load(Ordering::Relaxed),
             overflows: self.counters.overflows.load(Ordering::Relaxed),
             watched: self.counters.watched.load(Ordering::Relaxed),
-            unwatched: self.counters.unwatched.load(Ordering::Relaxed),
+            unwatched: lacking.iter().sum(),
+            lacking,
             entries: u64::try_from(self.counters.entries.load(Ordering::Relaxed)).unwrap_or(0),
         }
     }
@@ -241,6 +267,8 @@ pub struct ShardOptions {
 /// A directory that could not be watched.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unwatched {
+    /// Why.
+    lack: Lack,
     /// When it is tried again.
     deadline: Instant,
     /// What changed in it at this moment or later is not known.
@@ -295,6 +323,8 @@ pub struct Shard<G: Ground = OwnedFd> {
     touches: Touches,
     out: Vec<Mark>,
     pub(super) unwatched: BTreeMap<RelPath, Unwatched>,
+    /// The limit on watches when it was last looked at, and when that is done again; while directories lack one for it.
+    starved: Option<(u64, Instant)>,
     /// No older than the oldest [`Unwatched::since`], as of its last reckoning.
     unwatched_since: Option<(Instant, WallTime)>,
     losses: Vec<Loss>,
@@ -334,6 +364,7 @@ impl<G: Ground> Shard<G> {
             touches: Touches::default(),
             out: Vec::new(),
             unwatched: BTreeMap::new(),
+            starved: None,
             unwatched_since: None,
             losses: Vec::new(),
             last_empty,
@@ -350,7 +381,8 @@ impl<G: Ground> Shard<G> {
     /// When the root cannot be watched or listed: then there is nothing to do for this agent.
     pub fn start(&mut self) -> Result<(), StartError> {
         if self.trunk.is_some() {
-            let wd = self.watches.add_watch(&self.source.root.open_directory(&RelPath::root())?)?;
+            let root = self.source.root.open_directory(&RelPath::root())?;
+            let wd = self.add_watch(&root)?;
             self.map.bind(self.map.root(), wd, self.source.identity.inode);
             self.deal_root()?;
             self.tell_watched();
@@ -598,12 +630,22 @@ impl<G: Ground> Shard<G> {
     }
 
     pub(super) fn tell_watched(&mut self) {
-        let watched = i64::try_from(self.map.watched()).unwrap_or(i64::MAX);
-        self.source.counters.watched.fetch_add(watched - self.watched_told, Ordering::Relaxed);
-        self.watched_told = watched;
+        let untold = self.untold();
+        self.source.counters.watched.fetch_add(untold, Ordering::Relaxed);
+        if let Some(allowance) = &self.source.allowance
+            && self.watches.dialect() == Dialect::Inotify
+        {
+            allowance.hold(untold);
+        }
+        self.watched_told += untold;
         let entries = i64::try_from(self.map.entries()).unwrap_or(i64::MAX);
         self.source.add_entries(entries - self.entries_told);
         self.entries_told = entries;
+    }
+
+    /// Watches that came, less those that went, since [`Self::tell_watched`].
+    pub(super) fn untold(&self) -> i64 {
+        i64::try_from(self.map.watched()).unwrap_or(i64::MAX) - self.watched_told
     }
 
     /// Does what time asks for; returns when it wants to be called again.
@@ -618,10 +660,11 @@ impl<G: Ground> Shard<G> {
                 }
             }
         }
+        self.look_at_limit(now);
         let again: Vec<(RelPath, Unwatched)> =
             self.unwatched.extract_if(.., |_, unwatched| unwatched.deadline <= now).collect();
         for (path, unwatched) in again {
-            self.retry_unwatched(&path, unwatched.since);
+            self.retry_unwatched(&path, unwatched);
         }
         self.tell_watched();
         let suspended = (!self.suspended.is_empty()).then(|| now + DEPARTED_WAIT / 10);
@@ -630,38 +673,61 @@ impl<G: Ground> Shard<G> {
             .iter()
             .map(|(deadline, _)| *deadline)
             .chain(suspended)
+            .chain(self.starved.map(|(_, look)| look))
             .chain(self.unwatched.values().map(|unwatched| unwatched.deadline))
             .min()
     }
 
     /// Notes a directory that has no watch: it is compared every minute instead.
-    pub(super) fn leave_unwatched(&mut self, path: RelPath, error: &dyn std::error::Error) {
-        if !self.source.unwatched_said.swap(true, Ordering::Relaxed) {
+    pub(super) fn leave_unwatched(&mut self, path: RelPath, lack: Lack, error: &dyn std::error::Error) {
+        let now = self.source.root.now();
+        if !self.source.unwatched_said[lack as usize].swap(true, Ordering::Relaxed) {
             tracing::error!(
                 root = self.source.name,
                 path = %path,
                 %error,
                 "degraded: cannot watch a directory; it and others like it are looked through every minute instead \
-                 (raise fs.inotify.max_user_watches if that is the reason, see sysctl/)"
+                 ({})",
+                lack.remedy(self.source.allowance.as_deref())
             );
         }
-        let unwatched = Unwatched {
-            deadline: self.source.root.now() + self.source.unwatched_pause,
-            since: self.source.root.coarse_now(),
-        };
+        if lack == Lack::Limit && self.starved.is_none() {
+            let limit = self.source.allowance.as_ref().and_then(|allowance| allowance.limit());
+            self.starved = limit.map(|(_, limit)| (limit, now + LIMIT_LOOK_PAUSE));
+        }
+        let unwatched =
+            Unwatched { lack, deadline: now + self.source.unwatched_pause, since: self.source.root.coarse_now() };
         let counted = &self.source.counters.unwatched;
-        self.unwatched.entry(path).and_modify(|known| known.deadline = unwatched.deadline).or_insert_with(|| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            unwatched
-        });
+        self.unwatched
+            .entry(path)
+            .and_modify(|known| {
+                counted[known.lack as usize].fetch_sub(1, Ordering::Relaxed);
+                (known.lack, known.deadline) = (lack, unwatched.deadline);
+            })
+            .or_insert(unwatched);
+        counted[lack as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether somebody raised the limit on watches: what lacks one because of it is tried again at once then.
+    fn look_at_limit(&mut self, now: Instant) {
+        let Some((before, _)) = self.starved.filter(|(_, look)| *look <= now) else { return };
+        let lacking = |unwatched: &Unwatched| unwatched.lack == Lack::Limit;
+        let limit = self.source.allowance.as_ref().and_then(|allowance| allowance.limit());
+        self.starved =
+            limit.filter(|_| self.unwatched.values().any(lacking)).map(|(_, limit)| (limit, now + LIMIT_LOOK_PAUSE));
+        if limit.is_some_and(|(_, limit)| limit > before) {
+            self.unwatched.values_mut().filter(|unwatched| lacking(unwatched)).for_each(|each| each.deadline = now);
+        }
     }
 
     /// Tries to watch it again; whatever comes of that, what happened in it meanwhile is to be found.
-    fn retry_unwatched(&mut self, path: &RelPath, since: WallTime) {
-        self.source.counters.unwatched.fetch_sub(1, Ordering::Relaxed);
-        let Some((parent, name)) = path.parent().zip(path.name()) else { return };
-        if let Some(parent) = self.directory_at(&parent) {
-            self.start_walk(parent, name, Reason::Retry(since));
+    ///
+    /// It is counted until its walk is done: nobody is to be told that all is well before it is.
+    fn retry_unwatched(&mut self, path: &RelPath, Unwatched { lack, since, .. }: Unwatched) {
+        let place = path.parent().zip(path.name());
+        match place.and_then(|(parent, name)| Some((self.directory_at(&parent)?, name))) {
+            Some((parent, name)) => self.start_walk(parent, name, Reason::Retry(since, lack)),
+            None => self.source.counters.has_watch(lack),
         }
     }
 

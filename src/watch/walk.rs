@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::io;
 
-use super::shard::Shard;
-use super::shard::{LossReason, LostScope};
+use super::lack::Lack;
+use super::shard::{LossReason, LostScope, Shard};
 use crate::change::{Content, Mark, MarkKind};
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
 use crate::sys::files::EntryType;
-use crate::sys::ground::{Ground, Watches as _};
+use crate::sys::ground::{Dialect, Ground, Watches as _};
 use crate::sys::inotify::{WatchError, Wd};
 use crate::tree::DirectoryId;
 
@@ -25,7 +25,7 @@ pub(super) enum Reason {
     /// map knew of it.
     Arrived,
     /// It had no watch: what changed since is unknown, whether it has one now or not.
-    Retry(WallTime),
+    Retry(WallTime, Lack),
 }
 
 /// A directory to be walked with all beneath it.
@@ -77,7 +77,7 @@ enum Bound {
 impl Walk {
     pub(super) fn new(parent: DirectoryId, name: &[u8], reason: Reason) -> Self {
         // What lies beneath may have been given up half-way.
-        let thorough = matches!(reason, Reason::Retry(_));
+        let thorough = matches!(reason, Reason::Retry(..));
         let stack = vec![(parent, name.into())];
         Self { parent, name: name.into(), reason, stack, found: false, thorough, waited: 0 }
     }
@@ -106,7 +106,7 @@ impl<G: Ground> Shard<G> {
                 Some((parent, name)) => {
                     // Something else hides it, such as a mount.
                     if let Some(path) = self.map.path(parent).map(|parent| parent.join(&name)) {
-                        self.leave_unwatched(path, &io::Error::from_raw_os_error(libc::ESTALE));
+                        self.leave_unwatched(path, Lack::Unreadable, &io::Error::from_raw_os_error(libc::ESTALE));
                     }
                     self.walks.push(walk);
                 }
@@ -151,6 +151,9 @@ impl<G: Ground> Shard<G> {
     fn finish_walk(&mut self, walk: &Walk) {
         self.tell_watched();
         self.finished += 1;
+        if let Reason::Retry(_, lack) = walk.reason {
+            self.source.counters.has_watch(lack);
+        }
         // Without a path it left by rename: whatever attaches it again marks it, as does its new owner.
         let Some(path) = self.map.path(walk.parent).map(|parent| parent.join(&walk.name)) else { return };
         match walk.reason {
@@ -159,7 +162,7 @@ impl<G: Ground> Shard<G> {
             Reason::Appeared | Reason::Arrived => {
                 self.emit(Mark::new(path, MarkKind::Subtree).content(Content::Resend));
             }
-            Reason::Retry(since) => {
+            Reason::Retry(since, _) => {
                 let since = since.minus(self.source.slack);
                 self.lose(LossReason::Unwatched, vec![LostScope { path, recursive: true, since }]);
             }
@@ -187,7 +190,7 @@ impl<G: Ground> Shard<G> {
             Ok(looked) => looked,
             Err(error) if is_gone(&error) => return self.not_there(parent, name, &path),
             Err(error) => {
-                self.leave_unwatched(path, &error);
+                self.leave_unwatched(path, Lack::Unreadable, &error);
                 return Visit::Unwatched;
             }
         };
@@ -199,7 +202,7 @@ impl<G: Ground> Shard<G> {
             self.drop_child(parent, name);
             return Visit::Nothing;
         }
-        match self.watches.add_watch(&directory) {
+        match self.add_watch(&directory) {
             Ok(wd) => match self.bind(parent, name, wd, identity.inode) {
                 Bound::New(id) => Visit::New(id, directory),
                 Bound::Moved(id) => Visit::Moved(id, directory),
@@ -207,10 +210,39 @@ impl<G: Ground> Shard<G> {
                 Bound::Nothing => Visit::Nothing,
             },
             Err(WatchError::Vanished) => Visit::Nothing,
-            Err(error @ (WatchError::LimitReached | WatchError::Other(_))) => {
-                self.leave_unwatched(path, &error);
+            Err(error @ (WatchError::LimitReached | WatchError::Memory | WatchError::Other(_))) => {
+                self.leave_unwatched(path, Lack::of(&error), &error);
                 Visit::Unwatched
             }
+        }
+    }
+
+    /// Adds a watch within what memory allows. When the kernel has none left, its limit is raised if that is allowed.
+    ///
+    /// # Errors
+    /// [`WatchError`].
+    pub(super) fn add_watch(&mut self, directory: &G::Directory) -> Result<Wd, WatchError> {
+        // A mark on a file system holds nothing.
+        let allowance = self.source.allowance.as_ref().filter(|_| self.watches.dialect() == Dialect::Inotify);
+        let Some(allowance) = allowance else { return self.watches.add_watch(directory) };
+        let seen = allowance.times_raised();
+        let mut added = self.watches.add_watch(directory);
+        if matches!(added, Err(WatchError::LimitReached)) {
+            let now = self.source.root.now();
+            if allowance.raise(seen, now) {
+                added = self.watches.add_watch(directory);
+                if matches!(added, Err(WatchError::LimitReached)) {
+                    allowance.is_no_use(now);
+                }
+            }
+        }
+        match added {
+            // One that the map has is one that it holds already.
+            Ok(wd) if self.map.of_wd(wd).is_none() && !allowance.has_room(self.untold()) => {
+                self.watches.remove_watch(wd);
+                Err(WatchError::Memory)
+            }
+            added => added,
         }
     }
 
@@ -225,7 +257,7 @@ impl<G: Ground> Shard<G> {
         match looked {
             Err(error) if is_gone(&error) => Visit::Later,
             Err(error) => {
-                self.leave_unwatched(path.clone(), &error);
+                self.leave_unwatched(path.clone(), Lack::Unreadable, &error);
                 Visit::Unwatched
             }
             Ok((inode, _)) if Some(inode) != self.inode_of(parent) => Visit::Later,
@@ -333,7 +365,7 @@ impl<G: Ground> Shard<G> {
             Err(error) => {
                 self.source.say_unreadable(&path, &error);
                 // What lies beneath has no watch, so it is asked for again.
-                return self.leave_unwatched(path, &error);
+                return self.leave_unwatched(path, Lack::Unreadable, &error);
             }
         };
         self.map.set_entries(directory, entries);

@@ -20,25 +20,58 @@ fn status(ground: &Ground) -> Option<(Option<i32>, Value)> {
     Some((output.status.code(), serde_json::from_slice(&output.stdout).ok()?))
 }
 
-#[test]
-fn directories_without_a_watch_are_looked_through_until_they_have_one() {
-    let script = |limit: u32| format!("echo {limit} > {LIMIT}");
-    if !Command::new("unshare").args(["-Ur", "sh", "-c", &script(1000)]).status().is_ok_and(|status| status.success()) {
+/// Sets the limit in the namespace that the agent runs in, from outside.
+fn set_limit(agent: &Agent, limit: u32) {
+    let pid = agent.id().to_string();
+    let script = format!("echo {limit} > {LIMIT}");
+    let set = Command::new("nsenter").args(["-U", "--preserve-credentials", "-t", &pid, "sh", "-c", &script]).status();
+    assert!(set.is_ok_and(|status| status.success()), "the limit can be set from outside");
+}
+
+/// Whether user namespaces are to be had here, and a word about it if not.
+fn has_namespaces() -> bool {
+    let script = format!("echo 1000 > {LIMIT}");
+    let tried = Command::new("unshare").args(["-Ur", "sh", "-c", &script]).status();
+    let had = tried.is_ok_and(|status| status.success());
+    if !had {
         eprintln!("skipped: no user namespace is to be had here");
-        return;
     }
-    let ground = Ground::new();
-    for number in 0..40 {
+    had
+}
+
+/// A live agent in a user namespace whose limit is `limit`.
+fn limited(ground: &Ground, limit: u32, options: &[&str], environment: &[(&str, &str)]) -> Agent {
+    let mut command = Command::new("unshare");
+    command.args(["-Ur", "sh", "-c", &format!("echo {limit} > {LIMIT}; exec \"$@\""), "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_fansync")).arg("mirror").arg(&ground.source).arg(&ground.target);
+    command.arg("--state").arg(ground.place.join("state")).args(["--shards", "2"]).args(options);
+    command.env("FANSYNC_TEST_SLACK_MS", "200").envs(environment.iter().copied());
+    let mut agent = Agent::spawn(command, &ground.place);
+    agent.wait_ready();
+    agent
+}
+
+fn unwatched(ground: &Ground) -> u64 {
+    let told = status(ground).map(|(_, told)| told).unwrap_or_default();
+    told["roots"][0]["unwatched"].as_u64().unwrap_or(u64::MAX)
+}
+
+/// `to` directories of two levels from `from` on, with a file in each.
+fn make(ground: &Ground, from: usize, to: usize) {
+    for number in from..to {
         fs::create_dir_all(ground.at(&format!("{number}/deep"))).unwrap();
         fs::write(ground.at(&format!("{number}/deep/f")), "old").unwrap();
     }
-    let mut command = Command::new("unshare");
-    command.args(["-Ur", "sh", "-c", &format!("{}; exec \"$@\"", script(30)), "sh"]);
-    command.arg(env!("CARGO_BIN_EXE_fansync")).arg("mirror").arg(&ground.source).arg(&ground.target);
-    command.arg("--state").arg(ground.place.join("state")).args(["--shards", "2"]);
-    command.env("FANSYNC_TEST_UNWATCHED_MS", "500").env("FANSYNC_TEST_SLACK_MS", "200");
-    let mut agent = Agent::spawn(command, &ground.place);
-    agent.wait_ready();
+}
+
+#[test]
+fn directories_without_a_watch_are_looked_through_until_they_have_one() {
+    if !has_namespaces() {
+        return;
+    }
+    let ground = Ground::new();
+    make(&ground, 0, 40);
+    let agent = limited(&ground, 30, &[], &[("FANSYNC_TEST_UNWATCHED_MS", "500")]);
     ground.wait_equal(&agent);
 
     let (code, told) = status(&ground).unwrap();
@@ -62,10 +95,7 @@ fn directories_without_a_watch_are_looked_through_until_they_have_one() {
     let before = watermark(&status(&ground).unwrap().1).unwrap();
     until("watermark", PATIENCE, &agent, || watermark(&status(&ground).unwrap().1).is_some_and(|now| now > before));
 
-    let pid = agent.id().to_string();
-    let raised =
-        Command::new("nsenter").args(["-U", "--preserve-credentials", "-t", &pid, "sh", "-c", &script(1000)]).status();
-    assert!(raised.is_ok_and(|status| status.success()), "the limit can be raised as it was lowered");
+    set_limit(&agent, 1000);
     let healthy = || status(&ground).is_some_and(|(code, told)| code == Some(0) && told["roots"][0]["unwatched"] == 0);
     until("healthy again without a restart", PATIENCE, &agent, healthy);
     for number in 0..37 {
@@ -75,5 +105,116 @@ fn directories_without_a_watch_are_looked_through_until_they_have_one() {
     until("last change", PATIENCE, &agent, || {
         (0..37).all(|number| holds_text(&ground.there(&format!("{number}/deep/f")), "watched"))
     });
+    ground.wait_equal(&agent);
+}
+
+#[test]
+fn watches_that_run_out_while_running_are_looked_for_by_ctime_and_had_again_without_a_restart() {
+    if !has_namespaces() {
+        return;
+    }
+    let ground = Ground::new();
+    make(&ground, 0, 5);
+    let agent = limited(&ground, 1000, &[], &[("FANSYNC_TEST_UNWATCHED_MS", "500")]);
+    ground.wait_equal(&agent);
+    assert_eq!(status(&ground).unwrap().0, Some(0));
+
+    set_limit(&agent, 15);
+    make(&ground, 5, 40);
+    until("degraded", PATIENCE, &agent, || unwatched(&ground) >= 20);
+    let (code, told) = status(&ground).unwrap();
+    assert_eq!(code, Some(3), "{told}");
+    let degraded = &told["roots"][0]["degraded"][0];
+    assert_eq!(degraded["reason"], "unwatched");
+    assert!(
+        degraded["words"].as_str().is_some_and(|words| words.contains("user.max_inotify_watches is 15 and used up"))
+    );
+    assert!(agent.log().contains("degraded: cannot watch a directory"), "{}", agent.last_log_lines(20));
+    ground.wait_equal(&agent);
+    for number in 5..40 {
+        fs::write(ground.at(&format!("{number}/deep/f")), "without a watch").unwrap();
+        fs::create_dir(ground.at(&format!("{number}/deep/new"))).unwrap();
+    }
+    ground.wait_equal(&agent);
+
+    set_limit(&agent, 1000);
+    until("healthy again", PATIENCE, &agent, || status(&ground).is_some_and(|(code, _)| code == Some(0)));
+    assert_eq!(unwatched(&ground), 0);
+    make(&ground, 40, 45);
+    ground.wait_equal(&agent);
+}
+
+/// With the usual pause of a minute this took a minute.
+#[test]
+fn a_limit_that_somebody_raises_is_noticed_long_before_the_next_look() {
+    if !has_namespaces() {
+        return;
+    }
+    let ground = Ground::new();
+    make(&ground, 0, 20);
+    let hour = [("FANSYNC_TEST_UNWATCHED_MS", "3600000")];
+    let agent = limited(&ground, 12, &[], &hour);
+    assert!(unwatched(&ground) > 0);
+    set_limit(&agent, 1000);
+    until("healthy again", PATIENCE, &agent, || unwatched(&ground) == 0);
+    fs::write(ground.at("19/deep/f"), "watched").unwrap();
+    ground.wait_equal(&agent);
+}
+
+#[test]
+fn an_agent_that_may_raise_the_limit_does_so_when_watches_run_out() {
+    if !has_namespaces() {
+        return;
+    }
+    let ground = Ground::new();
+    make(&ground, 0, 5);
+    let hour = [("FANSYNC_TEST_UNWATCHED_MS", "3600000")];
+    let agent = limited(&ground, 1000, &["--raise-limits"], &hour);
+    // It did so at the start; others may lower it again.
+    assert!(agent.log().contains("raised user.max_inotify_watches from 1000 to "), "{}", agent.last_log_lines(20));
+    set_limit(&agent, 12);
+    make(&ground, 5, 40);
+    until("raised", PATIENCE, &agent, || {
+        agent.log().contains("raised user.max_inotify_watches from 12 to 131072: all watches were taken")
+    });
+    ground.wait_equal(&agent);
+    let (code, told) = status(&ground).unwrap();
+    assert_eq!((code, &told["roots"][0]["unwatched"]), (Some(0), &0.into()), "{told}");
+    assert!(!agent.log().contains("degraded"), "{}", agent.last_log_lines(20));
+}
+
+/// The limit is high, but the memory that watches may hold is not: 25 % of what this machine seems to have.
+#[test]
+fn watches_hold_no_more_than_their_part_of_the_memory() {
+    let ground = Ground::new();
+    make(&ground, 0, 40);
+    let proc = ground.place.join("proc");
+    fs::create_dir_all(proc.join("self")).unwrap();
+    // 78 KiB: 15 watches of 1300 B.
+    fs::write(proc.join("meminfo"), "MemTotal: 78 kB\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
+    command.arg("mirror").arg(&ground.source).arg(&ground.target).arg("--state").arg(ground.place.join("state"));
+    command.args(["--shards", "1"]).env("FANSYNC_TEST_PROC", &proc);
+    command.env("FANSYNC_TEST_UNWATCHED_MS", "500").env("FANSYNC_TEST_SLACK_MS", "200");
+    let mut agent = Agent::spawn(command, &ground.place);
+    agent.wait_ready();
+    ground.wait_equal(&agent);
+    let (code, told) = status(&ground).unwrap();
+    let root = &told["roots"][0];
+    assert_eq!((code, &root["watched"]), (Some(3), &15.into()), "{told}");
+    assert_eq!(root["degraded"][0]["reason"], "memory");
+    assert!(
+        root["degraded"][0]["words"].as_str().is_some_and(|words| words.contains("25 % of 78.0 KiB of RAM")),
+        "{told}"
+    );
+    for number in 0..40 {
+        fs::write(ground.at(&format!("{number}/deep/f")), "new").unwrap();
+    }
+    ground.wait_equal(&agent);
+    // What goes makes room.
+    for number in 0..39 {
+        fs::remove_dir_all(ground.at(&number.to_string())).unwrap();
+    }
+    until("healthy again", PATIENCE, &agent, || status(&ground).is_some_and(|(code, _)| code == Some(0)));
     ground.wait_equal(&agent);
 }

@@ -285,6 +285,7 @@ pub fn ask(folder: &Path, command: Command, patience: Option<Duration>) -> Resul
     let lost = |error: io::Error| {
         let reason = match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "it ended before it answered".to_owned(),
             _ => error.to_string(),
         };
         Failure::Failed(anyhow::anyhow!("the agent with the state folder {}: {reason}", folder.display()))

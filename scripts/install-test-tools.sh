@@ -2,15 +2,19 @@
 # Installs what the tests, the demo and the benchmark need and what is not there yet. Without arguments: rsync.
 # With arguments: these tools, e.g. `scripts/install-test-tools.sh rsync lsyncd inotifywait`.
 set -euo pipefail
+# Where mkfs is, which only root has in its path.
+PATH=$PATH:/usr/sbin:/sbin
 
 # The package that has a tool, where the names differ.
 package_of() {
     case $1 in
         inotifywait) echo inotify-tools ;;
+        mkfs.ext4) echo e2fsprogs ;;
+        mkfs.xfs) echo xfsprogs ;;
+        mkfs.btrfs) echo btrfs-progs ;;
         *) echo "$1" ;;
     esac
 }
-
 
 [ $# -gt 0 ] || set -- rsync
 tools=() packages=()

@@ -21,6 +21,18 @@ const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
 
+/// The backend that all agents shall take: `FANSYNC_TEST_WATCH`, `inotify` or `fanotify` (scripts/test-on-grounds.sh). Unset,
+/// each takes what it takes by itself.
+pub fn watch() -> Option<String> {
+    // Until the agent has the option: what it takes by itself.
+    std::env::var("FANSYNC_TEST_WATCH").ok().filter(|backend| backend != "inotify")
+}
+
+/// The same as a line of a root in a configuration; empty where nobody asks for a backend.
+pub fn watch_key() -> String {
+    watch().map_or_else(String::new, |backend| format!("    watch: {backend}\n"))
+}
+
 /// A running `fansync mirror`.
 pub struct Agent {
     child: Child,
@@ -39,12 +51,17 @@ impl Agent {
         Self::spawn(command, scratch)
     }
 
-    /// Starts any command as if it were the agent.
+    /// Starts any command as if it were the agent. A `mirror` that does not say how it watches is told to do it as [`watch`]
+    /// has it.
     pub fn spawn(mut command: Command, scratch: &Path) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let log = scratch.join(format!("agent-{number}.log"));
         let mark = format!("{}-{number}", std::process::id());
+        let given = |argument: &str| command.get_args().any(|one| one == argument);
+        if let (Some(backend), true) = (watch(), given("mirror") && !given("--watch")) {
+            command.args(["--watch", &backend]);
+        }
         let child = command
             .env(MARK, &mark)
             .env("RUST_BACKTRACE", "1")

@@ -22,7 +22,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, watch_key};
 use crate::compare::wait_until_equal;
 use crate::ground::{Ground, PATIENCE, holds_text, until};
 
@@ -72,11 +72,12 @@ impl Field {
     fn agent(&self, bad: &str) -> Agent {
         let config = self.ground.place.join("fansync.yaml");
         let text = format!(
-            "state_dir: {}\nrsync: {}\nroots:\n  - name: data\n    path: {}\n    targets:\n      \
+            "state_dir: {}\nrsync: {}\nroots:\n  - name: data\n    path: {}\n{}    targets:\n      \
              - {{name: good, url: \"{}\"}}\n      - {{name: bad, url: \"{bad}\", {}}}\n",
             self.state().display(),
             self.rsync.display(),
             self.ground.source.display(),
+            watch_key(),
             self.ground.target.display(),
             self.keys,
         );

@@ -29,10 +29,14 @@ impl Ground {
         Self::in_directory(&std::env::temp_dir())
     }
 
-    /// In memory, where that is possible: for many files, which a disk takes long to make and to remove.
+    /// In memory, where that is possible: for many files, which a disk takes long to make and to remove. Not where
+    /// somebody chose a place.
     pub fn in_memory() -> Self {
         const MEMORY: &str = "/dev/shm";
         const NEEDED: u64 = 2 << 30;
+        if std::env::var_os("TMPDIR").is_some() {
+            return Self::new();
+        }
         let large = rustix::fs::statvfs(MEMORY).is_ok_and(|room| room.f_bavail * room.f_frsize >= NEEDED);
         Self::in_directory(&if large { PathBuf::from(MEMORY) } else { std::env::temp_dir() })
     }

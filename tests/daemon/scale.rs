@@ -18,7 +18,7 @@ use fastrand::Rng;
 use nix::sys::signal::Signal;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, StatxFlags, Timespec, Timestamps};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, watch_key};
 use crate::chaos::{INITIAL_ENTRIES, number, seeds};
 use crate::churn::{Churn, set_modified};
 use crate::compare::{Snapshot, differences, wait_until_equal};
@@ -426,9 +426,10 @@ fn backlog(files: usize, backlog: usize, files_per_second: usize) {
     let (port, url) = (daemon.port(), daemon.url());
     let config = ground.place.join("fansync.yaml");
     let text = format!(
-        "state_dir: {}\nroots:\n  - path: {}\n    targets:\n      - {{url: \"{url}\", backlog: {backlog}}}\n",
+        "state_dir: {}\nroots:\n  - path: {}\n{}    targets:\n      - {{url: \"{url}\", backlog: {backlog}}}\n",
         ground.place.join("state").display(),
-        ground.source.display()
+        ground.source.display(),
+        watch_key()
     );
     fs::write(&config, text).expect("the scratch directory can be written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));

@@ -1,4 +1,4 @@
-//! A small kernel queue for the inotify instances that are made meanwhile; shared by the test crates.
+//! Small kernel queues for the inotify instances and fanotify groups that are made meanwhile; shared by the test crates.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fansync::sys::lock::{Lock, try_lock};
 
-const SYSCTL: &str = "/proc/sys/fs/inotify/max_queued_events";
+const SYSCTLS: [&str; 2] = ["/proc/sys/fs/inotify/max_queued_events", "/proc/sys/fs/fanotify/max_queued_events"];
 
 /// Events that the small queue holds.
 pub const QUEUE: usize = 64;
@@ -14,9 +14,9 @@ pub const QUEUE: usize = 64;
 /// The kernel's default, for when a killed test has left the small one.
 const USUAL: &str = "16384";
 
-/// The small queue, until it is dropped. The lock keeps the other overflow tests of this machine away.
+/// The small queues, until it is dropped. The lock keeps the other overflow tests of this machine away.
 pub struct SmallQueue {
-    before: String,
+    before: Vec<(&'static str, String)>,
     _lock: Lock,
 }
 
@@ -33,20 +33,26 @@ impl SmallQueue {
                 }
             }
         };
-        let found = fs::read_to_string(SYSCTL).expect("inotify has its sysctls");
-        let before = if found.trim() == QUEUE.to_string() { USUAL.to_owned() } else { found.trim().to_owned() };
-        match fs::write(SYSCTL, QUEUE.to_string()) {
-            Ok(()) => Some(Self { before, _lock: lock }),
-            Err(error) => {
-                eprintln!("skipped: cannot write {SYSCTL}: {error}");
-                None
+        let mut small = Self { before: Vec::new(), _lock: lock };
+        for sysctl in SYSCTLS {
+            // A kernel without fanotify has one of them.
+            let Ok(found) = fs::read_to_string(sysctl) else { continue };
+            let found = found.trim();
+            if let Err(error) = fs::write(sysctl, QUEUE.to_string()) {
+                eprintln!("skipped: cannot write {sysctl}: {error}");
+                return None;
             }
+            let before = if found == QUEUE.to_string() { USUAL } else { found };
+            small.before.push((sysctl, before.to_owned()));
         }
+        Some(small)
     }
 }
 
 impl Drop for SmallQueue {
     fn drop(&mut self) {
-        fs::write(SYSCTL, &self.before).expect("it could be written before");
+        for (sysctl, before) in &self.before {
+            fs::write(sysctl, before).expect("it could be written before");
+        }
     }
 }

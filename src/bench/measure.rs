@@ -126,7 +126,8 @@ pub(super) fn ms(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
 
-fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
+/// `None` of no values.
+pub(super) fn spread(values: impl Iterator<Item = f64>) -> Option<Spread> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let (min, max) = (*values.first()?, *values.last()?);

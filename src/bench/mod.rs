@@ -11,20 +11,22 @@
 mod arrivals;
 mod compare;
 pub mod demo;
+mod drain;
+mod foreign;
 mod load;
 mod measure;
+mod mirror;
 mod patience;
 mod process;
+mod reader;
 mod report;
+mod scale;
 mod stage;
 mod subject;
 
-use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use serde::Serialize;
 
 use arrivals::Arrivals;
@@ -72,9 +74,28 @@ pub enum Peer {
     All,
 }
 
+/// Exit codes, for the help of what lies beneath `bench`.
+const EXIT_CODES: &str = "Exit codes:\n  0  done, everything arrived\n  1  failed, or something did not arrive\n  2  wrong \
+                          usage\n\nFANSYNC_LOG sets the log level: error, warn, info (default), debug, trace.";
+
+/// What else is measured, each with arguments of its own.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum More {
+    /// Starts, memory, restarts and overflows on a tree of many directories, beside bare walks of it
+    Scale(scale::ScaleArguments),
+    /// Two writers that create, write, close and unlink in the root as fast as they can: what the reader costs
+    Reader(reader::ReaderArguments),
+    /// Unrelated writes on the same file system: what they cost the agent that has a mark on it (fanotify; takes root)
+    Foreign(foreign::ForeignArguments),
+}
+
 /// Measures how soon changes are on the target, beside one rsync of the same files and, if asked, other tools
 #[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArguments {
+    /// Something else
+    #[command(subcommand)]
+    pub more: Option<More>,
     /// What is written; without it all three, one after the other
     #[arg(value_enum, value_name = "SCENARIO")]
     pub scenarios: Vec<Scenario>,
@@ -115,7 +136,13 @@ impl Peer {
 /// # Errors
 /// When the stage cannot be set (no rsync, no room, no watch left) or somebody on it ends unexpectedly.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<u8> {
-    match Bench::new(arguments).and_then(|bench| bench.run()) {
+    let result = match &arguments.more {
+        None => Bench::new(arguments).and_then(|bench| bench.run()),
+        Some(More::Scale(arguments)) => scale::run(arguments, &Interrupt::watch()?),
+        Some(More::Reader(arguments)) => reader::run(arguments, &Interrupt::watch()?),
+        Some(More::Foreign(arguments)) => foreign::run(arguments, &Interrupt::watch()?),
+    };
+    match result {
         Err(error) if error.is::<Interrupted>() => Ok(INTERRUPTED),
         other => other,
     }
@@ -158,7 +185,7 @@ impl<'a> Bench<'a> {
                 self.report.measurements.push(measurement);
             }
         }
-        self.print()?;
+        report::print(self.arguments.json.as_deref(), &self.report, || self.report.table())?;
         Ok(code)
     }
 
@@ -240,16 +267,6 @@ impl<'a> Bench<'a> {
         run.limits = stage.limit(load, &lists)?;
         Ok(run)
     }
-
-    fn print(&self) -> anyhow::Result<()> {
-        let to_stdout = self.arguments.json.as_ref().is_some_and(|file| file.as_os_str() == "-");
-        let text = if to_stdout { self.report.json()? + "\n" } else { self.report.table() };
-        std::io::stdout().lock().write_all(text.as_bytes())?;
-        if let Some(file) = self.arguments.json.as_ref().filter(|_| !to_stdout) {
-            fs::write(file, self.report.json()? + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        Ok(())
-    }
 }
 
 fn progress_line(scenario: Scenario, subject: Subject, number: u32, runs: u32, run: &Run) -> String {
@@ -268,6 +285,7 @@ fn progress_line(scenario: Scenario, subject: Subject, number: u32, runs: u32, r
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -284,6 +302,7 @@ mod tests {
         fs::write(&program, text).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let arguments = BenchArguments {
+            more: None,
             scenarios: vec![Scenario::Burst],
             runs: 2,
             files: Some(20),

@@ -68,6 +68,11 @@ impl Process {
         Ok(Self { name, reaper, group: child.id(), poll, over: false, ended: None, log })
     }
 
+    /// Its process id, which is that of its group.
+    pub(super) fn id(&self) -> u32 {
+        self.group
+    }
+
     /// Waits until it has ended on its own; the process still holds its id then. False when `limit` is over before.
     fn ends_within(&mut self, limit: Duration, mut check: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<bool> {
         let deadline = clock::now() + limit;

@@ -1,8 +1,11 @@
 //! What people and programs read: progress on stderr, a table or JSON on stdout.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, Write as _};
+use std::path::Path;
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use super::measure::{Latency, Measurement, Spread};
@@ -25,6 +28,42 @@ pub(super) fn progress(line: &str) {
     let _nobody_reads = writeln!(io::stderr().lock(), "{line}");
 }
 
+/// Prints a report: JSON to standard output instead of the table for `-`, or into a file beside it.
+pub(super) fn print(
+    json: Option<&Path>,
+    report: &impl Serialize,
+    table: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    let file = json.filter(|file| file.as_os_str() != "-");
+    let text = if json.is_some() && file.is_none() { json_of(report)? } else { table() };
+    io::stdout().lock().write_all(text.as_bytes())?;
+    if let Some(file) = file {
+        fs::write(file, json_of(report)?).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn json_of(report: &impl Serialize) -> serde_json::Result<String> {
+    Ok(serde_json::to_string_pretty(report)? + "\n")
+}
+
+/// Processor, memory and kernel of this machine, as far as it says.
+pub(super) fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let value = |text: &str, key: &str| {
+        let line = text.lines().find_map(|line| Some(line.strip_prefix(key)?.trim_start_matches([':', ' ', '\t'])));
+        line.unwrap_or("unknown").trim().to_owned()
+    };
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let kib = value(&read("/proc/meminfo"), "MemTotal").split(' ').next().and_then(|kib| kib.parse::<f64>().ok());
+    format!(
+        "{}, {cpus} processors, {:.0} GiB, Linux {}",
+        value(&read("/proc/cpuinfo"), "model name"),
+        kib.unwrap_or(0.0) / 1_048_576.0,
+        read("/proc/sys/kernel/osrelease").trim()
+    )
+}
+
 /// A line of the demo, at once.
 pub(super) fn say(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -33,11 +72,6 @@ pub(super) fn say(line: &str) -> io::Result<()> {
 }
 
 impl Report {
-    /// For programs.
-    pub(super) fn json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(self)
-    }
-
     /// For people. Times in ms.
     pub(super) fn table(&self) -> String {
         let mut text = String::new();
@@ -134,7 +168,7 @@ mod tests {
 
     #[test]
     fn json_has_a_number_or_null_for_everything() {
-        let json: serde_json::Value = serde_json::from_str(&report(&[]).json().unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json_of(&report(&[])).unwrap()).unwrap();
         let measurement = &json["measurements"][0];
         assert_eq!(measurement["scenario"], "burst");
         assert!(measurement["makespan_ms"].is_null() && measurement["cpu_ms"].is_number());

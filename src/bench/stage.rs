@@ -35,7 +35,7 @@ const CALM: Duration = Duration::from_millis(1200);
 const CALM_MAX: Duration = Duration::from_secs(3);
 
 /// In the agent's log when all watches are in place.
-const LIVE: &str = "live: ";
+pub(super) const LIVE: &str = "live: ";
 
 const POLL: Duration = Duration::from_millis(5);
 
@@ -51,6 +51,13 @@ impl Scratch {
         let path = parent.join(format!("fansync-{name}-{}", std::process::id()));
         DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Self(path))
+    }
+}
+
+impl Scratch {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
     }
 }
 

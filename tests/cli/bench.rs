@@ -54,7 +54,15 @@ impl Bench {
     ///
     /// # Panics
     /// When it does not end: it was started instead of refused.
-    pub fn finish(&self, mut command: Command) -> Finished {
+    pub fn finish(&self, command: Command) -> Finished {
+        self.finish_within(command, PATIENCE)
+    }
+
+    /// Runs `command` to its end, which may take so long.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn finish_within(&self, mut command: Command, patience: Duration) -> Finished {
         let [out, err] = ["stdout", "stderr"].map(|name| self.at(name));
         command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
         let mut child = Killed(command.spawn().unwrap());
@@ -64,7 +72,7 @@ impl Bench {
             if let Some(status) = child.0.try_wait().unwrap() {
                 return Finished { code: status.code(), stdout: read(&out), stderr: read(&err) };
             }
-            assert!(began.elapsed() < PATIENCE, "still runs after {PATIENCE:?}: {command:?}\n{}", read(&err));
+            assert!(began.elapsed() < patience, "still runs after {patience:?}: {command:?}\n{}", read(&err));
             std::thread::park_timeout(POLL);
         }
     }

@@ -5,7 +5,10 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod bench;
+mod benchmark;
 mod configuration;
 mod control;
 mod help;
 mod mirror;
+#[path = "../shared/small_queue.rs"]
+mod small_queue;

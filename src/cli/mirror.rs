@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::preflight::{self, Answer};
 use super::report::Failure;
 use super::serve;
-use crate::config::{Config, DeleteMode, HoldOver, RootConfig, TargetConfig, Tunables};
+use crate::config::{Config, DeleteMode, HoldOver, RootConfig, TargetConfig, Tunables, WatchBackend};
 use crate::target::Location;
 
 /// Arguments of `mirror`.
@@ -27,6 +27,9 @@ pub struct MirrorArguments {
     /// Also send .nfs* names and temporary files of an rsync that writes into the source
     #[arg(long)]
     no_default_filters: bool,
+    /// By what the kernel tells of changes; auto takes a fanotify mark for large roots and whole file systems (needs root)
+    #[arg(long, value_enum, default_value_t = WatchArgument::Auto)]
+    watch: WatchArgument,
     /// Watch and send other file systems that are mounted inside the source
     #[arg(long)]
     cross_file_systems: bool,
@@ -60,6 +63,17 @@ pub struct MirrorArguments {
     /// The rsync program
     #[arg(long, value_name = "PROGRAM", default_value = "rsync")]
     rsync: PathBuf,
+}
+
+/// By what the kernel tells of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum WatchArgument {
+    /// What suits the source
+    Auto,
+    /// inotify, a watch per directory
+    Inotify,
+    /// fanotify, one mark on the file system; inotify where that is not possible
+    Fanotify,
 }
 
 /// What happens to files that are on a target only.
@@ -138,6 +152,11 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
     root.default_filters = !arguments.no_default_filters;
     root.one_file_system = !arguments.cross_file_systems;
     root.shards = arguments.shards;
+    root.watch = match arguments.watch {
+        WatchArgument::Auto => WatchBackend::Auto,
+        WatchArgument::Inotify => WatchBackend::Inotify,
+        WatchArgument::Fanotify => WatchBackend::Fanotify,
+    };
     root.delete.hold_over.paths = arguments.hold_over;
     root.delete.mode = match arguments.delete {
         DeleteArgument::Mirror => DeleteMode::Mirror,

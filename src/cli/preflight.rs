@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::report::Failure;
 use crate::change::{CTIME_SLACK, SettleOptions};
 use crate::checkpoint;
-use crate::config::{Config, DeleteMode, RootConfig, TargetConfig};
+use crate::config::{Config, DeleteMode, RootConfig, TargetConfig, WatchBackend};
 use crate::daemon::{DeleteSetup, RootSetup, TargetSetup};
 use crate::dispatch::{DeleteGuard, Haste, HoldOver};
 use crate::filter::Filter;
@@ -17,7 +17,7 @@ use crate::limits::{self, Allowance, DIRECTORIES_AT_START, Needs, Step};
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
 use crate::sys::limits::{Limit, Raised};
-use crate::watch::Source;
+use crate::watch::{Asked, Source};
 use crate::worker::cause::Remedy;
 use crate::worker::command::Transport;
 use crate::worker::outcome::Applied;
@@ -147,6 +147,12 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                 path: root.path.clone(),
                 filter,
                 one_file_system: root.one_file_system,
+                watch: match root.watch {
+                    WatchBackend::Auto => Asked::Auto,
+                    WatchBackend::Inotify => Asked::Inotify,
+                    WatchBackend::Fanotify => Asked::Fanotify,
+                },
+                noisy: root.noisy.clone(),
                 shards: root.shards.unwrap_or_else(default_shards),
                 settle: SettleOptions {
                     quiet: root.settle.quiet,

@@ -49,11 +49,15 @@ fn root_text(text: &mut String, root: &RootStatus) {
     if let Some(error) = &root.checkpoint.error {
         line(format!("  the checkpoint cannot be written: {error}"));
     }
-    let mut counts = format!("  {} directories watched, {} events", root.watched, root.events);
+    let known = if root.watch.backend == "fanotify" { "known" } else { "watched" };
+    let mut counts = format!("  {}: {} directories {known}, {} events", root.watch.backend, root.watched, root.events);
     if root.overflows > 0 {
         let _infallible = write!(counts, ", {} overflows", root.overflows);
     }
     line(counts);
+    if let Some(refused) = &root.watch.refused {
+        line(format!("  fanotify is not used: {refused}"));
+    }
     if let Some(rescan) = &root.rescan {
         line(format!(
             "  rescan ({}): {} directories looked at, {} differences found",
@@ -176,6 +180,7 @@ mod tests {
             state: "live".to_owned(),
             held: None,
             degraded: Vec::new(),
+            watch: crate::control::Watch { backend: "inotify".to_owned(), ..Default::default() },
             watched: 3,
             unwatched: 0,
             events: 12,
@@ -221,7 +226,7 @@ fansync 1, pid 2, state /state
 
 root data (/data): held
   held for 3.0 s: /data was removed; mount it
-  3 directories watched, 12 events
+  inotify: 3 directories watched, 12 events
   TARGET  STATE   PENDING  UNDER WAY  OLDEST  LAG p50/p99  FAILURES  RETRY IN
   dead    paused  12       0          75 s    2 ms/9 ms    3         4.2 s
     rsync://dead/data

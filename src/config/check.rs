@@ -86,6 +86,7 @@ const ROOT: Keys = Keys {
         "watch",
         "filters",
         "default_filters",
+        "noisy",
         "one_file_system",
         "delete",
         "shards",
@@ -151,6 +152,9 @@ impl Checker<'_> {
         self.boolean(&section, "nfs_exported", &mut root.nfs_exported);
         if let Some(value) = section.get("filters") {
             root.filters = self.filters(value, root.default_filters);
+        }
+        if let Some(value) = section.get("noisy") {
+            root.noisy = self.noisy(value, &root.path);
         }
         if let Some(value) = section.get("delete") {
             root.delete = self.delete(value);
@@ -221,15 +225,28 @@ impl Checker<'_> {
         target
     }
 
+    fn noisy(&mut self, value: &Value<'_>, root: &Path) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        for item in self.items(value).unwrap_or_default() {
+            let Some(path) = self.absolute_path(&item) else { continue };
+            if path.starts_with(root) {
+                let hint = "only directories outside of it: exclude it by a filter instead";
+                self.complain(&item, "lies in the root, whose changes must be reported", Some(hint));
+            } else {
+                paths.push(path);
+            }
+        }
+        paths
+    }
+
     fn watch(&mut self, value: &Value<'_>) -> Option<WatchBackend> {
         match self.text(value)? {
             "auto" => return Some(WatchBackend::Auto),
             "inotify" => return Some(WatchBackend::Inotify),
-            text @ ("fanotify" | "poll") => {
-                self.complain(value, format!("{} is not in this version", quoted(text)), Some("write auto or inotify"));
-            }
+            "fanotify" => return Some(WatchBackend::Fanotify),
             text => {
-                self.complain(value, format!("{} is not a way to watch", quoted(text)), Some("write auto or inotify"))
+                let what = if text == "poll" { "is not in this version" } else { "is not a way to watch" };
+                self.complain(value, format!("{} {what}", quoted(text)), Some("write auto, inotify or fanotify"));
             }
         }
         None
@@ -804,6 +821,7 @@ roots:
     watch: inotify
     filters: ["- *.tmp", '+ /keep/***']
     default_filters: false
+    noisy: [/var/log/app]
     one_file_system: false
     delete: {mode: keep, hold_over: {paths: 50, percent: 0}, release_after: 1h}
     shards: 0x10
@@ -870,6 +888,7 @@ roots:
         first.watch = WatchBackend::Inotify;
         first.filters = vec![b"- *.tmp".to_vec(), b"+ /keep/***".to_vec()];
         first.default_filters = false;
+        first.noisy = vec!["/var/log/app".into()];
         first.one_file_system = false;
         first.delete.mode = DeleteMode::Keep;
         first.delete.hold_over = crate::config::HoldOver { paths: 50, percent: 0 };
@@ -895,7 +914,7 @@ rots: 1
 roots:
   - name: my data
     path: /data
-    watch: fanotify
+    watch: magic
     shards: 65
     shards: 4
     settle:
@@ -915,7 +934,7 @@ roots:
             "2:19: tunables.raise: expected true or false, found 'yes'; YAML 1.2 has no yes/no/on/off: write true",
             "3:1: rots: unknown key; did you mean 'roots'? The keys here are state_dir, tunables, rsync, roots",
             "5:11: roots[0].name: 'my data' is not a name; a name is made of A-Z a-z 0-9 _ . -",
-            "7:12: roots[0].watch: 'fanotify' is not in this version; write auto or inotify",
+            "7:12: roots[0].watch: 'magic' is not a way to watch; write auto, inotify or fanotify",
             "8:13: roots[0].shards: '65' is out of range; write a whole number from 1 to 64",
             "9:5: roots[0].shards: this key was given already, with its value in line 8; keep one of them",
             "11:14: roots[0].settle.quiet: '200' has no unit; add one, like 200ms, 2s, 10m or 1h (perhaps 200s)",
@@ -961,6 +980,8 @@ roots:
         check(&with("delete: never", ""), "'never' is not a delete mode");
         check(&with("watch: poll", ""), "'poll' is not in this version");
         check(&with("watch: [auto]", ""), "expected text, found a list");
+        check(&with("noisy: /var/log", ""), "expected a list");
+        check(&with("noisy: [var/log]", ""), "absolute");
         check(&with("filters: ['\u{2028}']", ""), "must not hold U+0085, U+2028");
         check(
             &with("filters: [- *.tmp]", ""),

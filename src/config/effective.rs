@@ -28,6 +28,8 @@ struct Root {
     watch: &'static str,
     filters: Vec<String>,
     default_filters: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    noisy: Vec<String>,
     one_file_system: bool,
     delete: Delete,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,9 +97,11 @@ fn root(root: &RootConfig) -> Root {
         watch: match root.watch {
             WatchBackend::Auto => "auto",
             WatchBackend::Inotify => "inotify",
+            WatchBackend::Fanotify => "fanotify",
         },
         filters: root.filters.iter().map(|rule| String::from_utf8_lossy(rule).into_owned()).collect(),
         default_filters: root.default_filters,
+        noisy: root.noisy.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
         one_file_system: root.one_file_system,
         delete: delete(&root.delete),
         shards: root.shards,
@@ -266,6 +270,7 @@ mod tests {
         (path("/state"), name(), path("/root"), target(), bools, rest).prop_map(
             |(state_dir, name, path, target, bools, (filters, shards, (quiet, more, most)))| {
                 let mut root = RootConfig::new(name.clone(), path, vec![target]);
+                root.noisy = if bools.1 { vec!["/noisy".into()] } else { Vec::new() };
                 root.watch = if bools.0 { WatchBackend::Auto } else { WatchBackend::Inotify };
                 (root.default_filters, root.one_file_system, root.nfs_exported) = (bools.1, bools.2, bools.3);
                 root.filters = filters.into_iter().map(String::into_bytes).collect();

@@ -7,7 +7,7 @@
 //! This file holds the types, their defaults and their ranges. `raw` reads YAML into located nodes, `check` turns
 //! nodes into a `Config`, `effective` writes one back, `amount` knows durations and sizes.
 //!
-//! Left out until they exist: fanotify and poll watching, `metrics`, `full_compare`, `bandwidth`. Their keys are refused as such, not taken for misspellings.
+//! Left out until they exist: poll watching, `metrics`, `full_compare`, `bandwidth`. Their keys are refused as such, not taken for misspellings.
 
 mod amount;
 mod check;
@@ -95,6 +95,9 @@ pub struct RootConfig {
     pub filters: Vec<Vec<u8>>,
     /// Whether the built-in rules for temporary files apply after `filters`. Default: true.
     pub default_filters: bool,
+    /// Directories whose events the kernel shall not report to a fanotify mark, because much goes on there that is of no
+    /// interest. Absolute, outside of `path`, on the same file system; each by itself, not what lies beneath. Default: none.
+    pub noisy: Vec<PathBuf>,
     /// Whether mounts below `path` are left out. Default: true (rsync(1), `--one-file-system`).
     pub one_file_system: bool,
     /// What happens to files that are on a target only.
@@ -119,6 +122,8 @@ pub enum WatchBackend {
     Auto,
     /// inotify(7), a watch per directory.
     Inotify,
+    /// fanotify(7), one mark on the file system; inotify where that is not possible.
+    Fanotify,
 }
 
 /// What happens to files that are on a target only. Written as a mode, or as `{mode: mirror, hold_over: {paths: 1000}}`.
@@ -226,6 +231,7 @@ impl RootConfig {
             watch: WatchBackend::default(),
             filters: Vec::new(),
             default_filters: true,
+            noisy: Vec::new(),
             one_file_system: true,
             delete: Delete::default(),
             shards: None,

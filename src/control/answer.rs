@@ -114,6 +114,8 @@ pub struct RootStatus {
     pub held: Option<Held>,
     /// What is not as good as it should be.
     pub degraded: Vec<Degraded>,
+    /// By what it is watched.
+    pub watch: Watch,
     /// Directories watched.
     pub watched: i64,
     /// Directories that could not be watched.
@@ -134,6 +136,17 @@ pub struct RootStatus {
     pub rescan: Option<Rescan>,
     /// Its targets.
     pub targets: Vec<TargetStatus>,
+}
+
+/// By what a root is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Watch {
+    /// `inotify` or `fanotify`.
+    pub backend: String,
+    /// Why.
+    pub reason: String,
+    /// Why not by fanotify, where that was asked for or would be better.
+    pub refused: Option<String>,
 }
 
 /// Why nothing is sent from a root.

@@ -12,7 +12,7 @@ mod request;
 pub use answer::{
     Answer, Checkpoint, DeadLetter, DeadLetters, Degraded, Explained, FailureKind, Filtered, Held, HeldDeletes,
     Latency, MarkInfo, Missing, PathInfo, Reply, Rescan, RootName, RootStatus, ShardStatus, Status, TargetName,
-    TargetStatus,
+    TargetStatus, Watch,
 };
 pub use line::{Line, LineBuffer};
 pub use request::{Command, Request, WirePath};

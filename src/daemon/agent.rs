@@ -30,9 +30,10 @@ use crate::limits::Allowance;
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
 use crate::sys::clock::{self, ClockWatch};
+use crate::sys::ground::Backend;
 use crate::sys::mounts::MountWatch;
 use crate::target::TargetId;
-use crate::watch::{Shard, ShardId, ShardOptions, Source, StartError};
+use crate::watch::{self, Asked, Choice, Shard, ShardId, ShardOptions, Source, StartError};
 use crate::worker::command::Transport;
 use crate::worker::run::Supervisor;
 use crate::worker::ship::Shipper;
@@ -54,7 +55,11 @@ pub struct RootSetup {
     pub filter: Filter,
     /// Directories on other file systems are not entered.
     pub one_file_system: bool,
-    /// Shards, at least one.
+    /// How it is watched.
+    pub watch: Asked,
+    /// Directories elsewhere whose events are of no interest.
+    pub noisy: Vec<PathBuf>,
+    /// Shards, at least one; a fanotify mark has one.
     pub shards: u16,
     /// Settle times.
     pub settle: SettleOptions,
@@ -386,7 +391,15 @@ fn start_root(
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
     let unwatched_pause = root.unwatched_pause.unwrap_or(source.unwatched_pause);
-    let source = source.with_slack(root.slack).with_unwatched_pause(unwatched_pause).within(Some(allowance));
+    let source = source.with_slack(root.slack).with_unwatched_pause(unwatched_pause);
+    let choice = watch::choose(&source, root.watch);
+    say_choice(&source, &choice);
+    // A mark needs no watches.
+    let (shard_count, allowance) = match choice.backend {
+        Backend::Inotify => (root.shards.max(1), Some(allowance)),
+        Backend::Fanotify => (1, None),
+    };
+    let source = source.within(allowance).watched_by(choice, root.noisy.clone());
     let source = Arc::new(source.keeping(root.deletes.keep));
     let locations: Vec<String> = root.targets.iter().map(|target| target.transport.location.to_string()).collect();
     let facts = saver::facts(&source, root.fingerprint).map_err(resources("the identity of the root"))?;
@@ -406,14 +419,18 @@ fn start_root(
     let poll = Poll::new().map_err(resources("an event loop"))?;
     let waker = Waker::new(poll.registry(), WAKE).map_err(resources("an event loop"))?;
     let lanes_total = root.targets.iter().map(|target| usize::from(target.lanes.max(1))).sum();
-    let inbox = Inbox::new(waker, lanes_total, usize::from(root.shards.max(1)));
+    let inbox = Inbox::new(waker, lanes_total, usize::from(shard_count));
 
     // Everything that can fail comes before the first thread, so that nothing has to be undone.
     let mut shards = Vec::new();
     let mut errands = Vec::new();
-    for number in 0..root.shards.max(1) {
-        let options = ShardOptions { id: ShardId(number), shards: root.shards.max(1) };
-        let mut shard = Shard::create(Arc::clone(&source), options).map_err(resources("an inotify instance"))?;
+    for number in 0..shard_count {
+        let options = ShardOptions { id: ShardId(number), shards: shard_count };
+        let what = match source.choice.backend {
+            Backend::Inotify => "an inotify instance",
+            Backend::Fanotify => "a fanotify mark",
+        };
+        let mut shard = Shard::create(Arc::clone(&source), options).map_err(resources(what))?;
         shard.start().map_err(|error| AgentError::Watch { path: root.path.clone(), error })?;
         let poll = Poll::new().map_err(resources("an event loop"))?;
         let waker = Waker::new(poll.registry(), WAKE).map_err(resources("an event loop"))?;
@@ -471,7 +488,7 @@ fn start_root(
     let desk = Desk::new();
     let mut dispatcher = Dispatcher::new(&options, seed).with_haste(root.haste);
     dispatcher.release_after(root.deletes.release_after);
-    let rounds = Arc::new(Rounds::new(usize::from(root.shards.max(1))));
+    let rounds = Arc::new(Rounds::new(usize::from(shard_count)));
     let pipeline = Pipeline {
         source: Arc::clone(&source),
         dispatcher,
@@ -545,6 +562,14 @@ fn start_root(
         pipeline: Some(pipeline),
         threads,
     })
+}
+
+fn say_choice(source: &Source, choice: &Choice) {
+    let (root, backend, reason) = (&source.name, choice.backend.name(), &choice.reason);
+    match &choice.refused {
+        Some(refused) => tracing::warn!(root, backend, "fanotify is not possible here, so inotify is used: {refused}"),
+        None => tracing::info!(root, backend, reason, "watching by {backend}"),
+    }
 }
 
 fn target_name(target: &TargetSetup) -> TargetName {

@@ -25,6 +25,7 @@ use crate::path::RelPath;
 use crate::plan::LinkTable;
 use crate::rescan::Scope;
 use crate::sys::clock::{self, ClockWatch, WallTime};
+use crate::sys::ground::Backend;
 use crate::sys::mounts::MountWatch;
 use crate::target::TargetId;
 use crate::watch::Source;
@@ -341,8 +342,11 @@ impl Pipeline {
             took_ms = u64::try_from((now.instant - self.started).as_millis()).unwrap_or(u64::MAX),
             unwatched = reading.unwatched,
             reason,
-            "live: watching {} directories; {doing}",
-            reading.watched
+            "live: watching {}; {doing}",
+            match self.source.choice.backend {
+                Backend::Inotify => format!("{} directories", reading.watched),
+                Backend::Fanotify => "the file system".to_owned(),
+            }
         );
     }
 

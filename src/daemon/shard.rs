@@ -15,7 +15,7 @@ use crate::change::{CTIME_SLACK, Content, Mark, MarkKind, Priority};
 use crate::path::RelPath;
 use crate::rescan::Scope;
 use crate::sys::clock::{self, WallTime};
-use crate::watch::{Errand, LossReason, LostScope, Shard};
+use crate::watch::{Errand, LostScope, Shard};
 
 pub(super) const WAKE: Token = Token(0);
 const EVENTS: Token = Token(1);
@@ -175,7 +175,7 @@ impl ShardLoop {
                 self.kept.extend(loss.scopes.into_iter().map(compare));
                 continue;
             }
-            let known = loss.reason == LossReason::Overflow;
+            let known = loss.known;
             let scope = |LostScope { path, recursive, since }| Scope { path, recursive, since, known };
             let scopes = loss.scopes.into_iter().map(scope).collect();
             self.owed += 1;

@@ -8,7 +8,7 @@ use super::desk::{Tally, ViewPart};
 use crate::change::{Content, MarkKind, MarkView, Priority};
 use crate::control::{
     Checkpoint, DeadLetter, DeadLetters, Degraded, Explained, Filtered, Held, HeldDeletes, MarkInfo, Missing, PathInfo,
-    Rescan, RootStatus, ShardStatus, Status, TargetName, TargetStatus, WirePath,
+    Rescan, RootStatus, ShardStatus, Status, TargetName, TargetStatus, Watch, WirePath,
 };
 use crate::dispatch::{self, HeldView, LetterView, PathOnTarget, TargetView};
 use crate::path::escaped;
@@ -66,6 +66,11 @@ pub(super) fn root(root: &RootDesk, part: ViewPart) -> RootStatus {
         state: state.to_owned(),
         held: view.held.map(|held| held_of(now, held)),
         degraded,
+        watch: Watch {
+            backend: root.source.choice.backend.name().to_owned(),
+            reason: root.source.choice.reason.clone(),
+            refused: root.source.choice.refused.clone(),
+        },
         watched: reading.watched,
         unwatched: reading.unwatched,
         events: reading.events,

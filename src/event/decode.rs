@@ -4,7 +4,7 @@
 //! becomes an overflow, because something may have been lost with it.
 
 use super::fanotify::decode_fanotify;
-use crate::sys::ground::Dialect;
+use crate::sys::ground::Backend;
 use crate::sys::handle::Handle;
 use crate::sys::inotify::Wd;
 
@@ -85,10 +85,10 @@ const KINDS: [(u32, EventKind); 11] = [
 ];
 
 /// Calls `each` for every record of `bytes`, which one read of a descriptor of this kind returned.
-pub fn decode_as<'a>(dialect: Dialect, bytes: &'a [u8], each: impl FnMut(Record<'a>)) {
-    match dialect {
-        Dialect::Inotify => decode(bytes, each),
-        Dialect::Fanotify => decode_fanotify(bytes, each),
+pub fn decode_as<'a>(backend: Backend, bytes: &'a [u8], each: impl FnMut(Record<'a>)) {
+    match backend {
+        Backend::Inotify => decode(bytes, each),
+        Backend::Fanotify => decode_fanotify(bytes, each),
     }
 }
 

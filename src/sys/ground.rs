@@ -6,11 +6,12 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Instant;
 
 use super::clock::{self, WallTime};
+use super::fanotify::{Fanotify, Whereabouts};
 use super::files::{self, EntryType, Status};
 use super::handle::Handle;
 use super::inotify::{Inotify, WatchError, Wd};
@@ -28,13 +29,25 @@ pub enum Stead {
     Covered,
 }
 
-/// The form of the bytes that a read gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Dialect {
-    /// inotify(7).
+/// By what the kernel tells of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Backend {
+    /// inotify(7): a watch per directory.
+    #[default]
     Inotify,
-    /// fanotify(7) with directory handles and names.
+    /// fanotify(7): one mark on the file system, directory handles and names.
     Fanotify,
+}
+
+impl Backend {
+    /// Its name, as in the configuration and below `/proc/sys/fs`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inotify => "inotify",
+            Self::Fanotify => "fanotify",
+        }
+    }
 }
 
 /// A root held open, as the stages see it. The contracts are those of [`files`], [`clock`] and [`Inotify`].
@@ -44,11 +57,11 @@ pub trait Ground: Debug {
     /// An instance that watches directories.
     type Watches: Watches<Directory = Self::Directory>;
 
-    /// Makes an instance, see [`Inotify::create`].
+    /// Makes an instance, see [`Inotify::create`] and [`Fanotify::create`].
     ///
     /// # Errors
-    /// `EMFILE`.
-    fn watches(&self) -> io::Result<Self::Watches>;
+    /// `EMFILE`; for a mark those of [`Fanotify::create`].
+    fn watches(&self, backend: Backend) -> io::Result<Self::Watches>;
 
     /// Opens a directory below the root to be listed or watched, see [`files::open_directory`].
     ///
@@ -145,14 +158,33 @@ pub trait Watches: Debug {
     /// Ends a watch, see [`Inotify::remove_watch`].
     fn remove_watch(&mut self, wd: Wd);
 
-    /// In which form [`Self::read`] gives events.
-    fn dialect(&self) -> Dialect {
-        Dialect::Inotify
+    /// What it is, and so in which form [`Self::read`] gives events.
+    fn backend(&self) -> Backend {
+        Backend::Inotify
     }
 
     /// The watch on the directory with this handle.
     fn of_handle(&self, _handle: Handle<'_>) -> Option<Wd> {
         None
+    }
+
+    /// Finds a directory without a watch, see [`Fanotify::whereabouts`].
+    ///
+    /// # Errors
+    /// As there.
+    fn whereabouts(&mut self, _handle: Handle<'_>) -> io::Result<Whereabouts> {
+        Ok(Whereabouts::Elsewhere)
+    }
+
+    /// A directory without a watch is of no interest until it gets one, see [`Fanotify::reject`].
+    fn reject(&mut self, _handle: Handle<'_>) {}
+
+    /// A directory elsewhere is of no interest at all, see [`Fanotify::ignore`].
+    ///
+    /// # Errors
+    /// As there.
+    fn ignore(&mut self, _directory: &Path) -> io::Result<()> {
+        Ok(())
     }
 
     /// Reads queued events, see [`Inotify::read`].
@@ -164,10 +196,13 @@ pub trait Watches: Debug {
 
 impl Ground for OwnedFd {
     type Directory = OwnedFd;
-    type Watches = Inotify;
+    type Watches = Watcher;
 
-    fn watches(&self) -> io::Result<Inotify> {
-        Inotify::create()
+    fn watches(&self, backend: Backend) -> io::Result<Watcher> {
+        match backend {
+            Backend::Inotify => Ok(Watcher::Inotify(Inotify::create()?)),
+            Backend::Fanotify => Ok(Watcher::Fanotify(Fanotify::create(self).map_err(io::Error::other)?)),
+        }
     }
 
     fn open_directory(&self, path: &RelPath) -> io::Result<OwnedFd> {
@@ -234,18 +269,81 @@ impl Ground for OwnedFd {
     }
 }
 
-impl Watches for Inotify {
+/// An instance of either kind.
+#[derive(Debug)]
+pub enum Watcher {
+    /// inotify(7).
+    Inotify(Inotify),
+    /// fanotify(7).
+    Fanotify(Fanotify),
+}
+
+impl Watcher {
+    /// The descriptor, for `mio::unix::SourceFd`.
+    #[must_use]
+    pub fn raw(&self) -> RawFd {
+        match self {
+            Self::Inotify(inotify) => inotify.raw(),
+            Self::Fanotify(fanotify) => fanotify.raw(),
+        }
+    }
+}
+
+impl Watches for Watcher {
     type Directory = OwnedFd;
 
     fn add_watch(&mut self, directory: &OwnedFd) -> Result<Wd, WatchError> {
-        Inotify::add_watch(self, directory.as_fd())
+        match self {
+            Self::Inotify(inotify) => inotify.add_watch(directory.as_fd()),
+            Self::Fanotify(fanotify) => fanotify.know(directory),
+        }
     }
 
     fn remove_watch(&mut self, wd: Wd) {
-        Inotify::remove_watch(self, wd);
+        match self {
+            Self::Inotify(inotify) => inotify.remove_watch(wd),
+            Self::Fanotify(fanotify) => fanotify.forget(wd),
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        match self {
+            Self::Inotify(_) => Backend::Inotify,
+            Self::Fanotify(_) => Backend::Fanotify,
+        }
+    }
+
+    fn of_handle(&self, handle: Handle<'_>) -> Option<Wd> {
+        match self {
+            Self::Inotify(_) => None,
+            Self::Fanotify(fanotify) => fanotify.of_handle(handle),
+        }
+    }
+
+    fn whereabouts(&mut self, handle: Handle<'_>) -> io::Result<Whereabouts> {
+        match self {
+            Self::Inotify(_) => Ok(Whereabouts::Elsewhere),
+            Self::Fanotify(fanotify) => fanotify.whereabouts(handle),
+        }
+    }
+
+    fn reject(&mut self, handle: Handle<'_>) {
+        if let Self::Fanotify(fanotify) = self {
+            fanotify.reject(handle);
+        }
+    }
+
+    fn ignore(&mut self, directory: &Path) -> io::Result<()> {
+        match self {
+            Self::Inotify(_) => Ok(()),
+            Self::Fanotify(fanotify) => fanotify.ignore(directory),
+        }
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        self.read(buffer)
+        match self {
+            Self::Inotify(inotify) => inotify.read(buffer),
+            Self::Fanotify(fanotify) => fanotify.read(buffer),
+        }
     }
 }

@@ -25,6 +25,9 @@ pub enum WatchError {
     /// `ENOENT` or `ENOTDIR`: the directory went away meanwhile; another event says where to.
     #[error("the directory is gone")]
     Vanished,
+    /// The directory has no file handle.
+    #[error("the directory has no file handle")]
+    Handle(#[source] io::Error),
     /// Anything else, above all `EACCES`.
     #[error("inotify_add_watch failed")]
     Other(#[source] io::Error),
@@ -101,19 +104,24 @@ impl Inotify {
     /// # Errors
     /// Those of read(2) but `EAGAIN` and `EINTR`.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            return match rustix::io::read(&self.0, &mut *buffer) {
-                Ok(count) => Ok(Some(count)),
-                Err(rustix::io::Errno::AGAIN) => Ok(None),
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(errno) => Err(errno.into()),
-            };
-        }
+        read(&self.0, buffer)
     }
 
     /// The descriptor, for `mio::unix::SourceFd`.
     #[must_use]
     pub fn raw(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// As read(2); `None` when nothing is queued (`EAGAIN`).
+pub(super) fn read(descriptor: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        return match rustix::io::read(&descriptor, &mut *buffer) {
+            Ok(count) => Ok(Some(count)),
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => Err(errno.into()),
+        };
     }
 }

@@ -4,9 +4,11 @@
 
 pub mod child;
 pub mod clock;
+pub mod fanotify;
 pub mod files;
 pub mod ground;
 pub mod handle;
+pub mod handle_table;
 pub mod inotify;
 pub mod limits;
 pub mod lock;

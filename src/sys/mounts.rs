@@ -45,6 +45,26 @@ pub fn mount_of_path(path: &Path) -> io::Result<u64> {
     Ok(rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
+/// Whether the open directory is the top of a file system that is not the machine's own: of its mount, and of the file system
+/// itself, not of a part that was mounted by bind.
+///
+/// # Errors
+/// Those of statx(2) and of reading /proc.
+pub fn is_top_of_file_system(fd: impl std::os::fd::AsFd) -> io::Result<bool> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))?;
+    let mount = mount_of(&fd)?.to_string();
+    let table = std::fs::read(MOUNTINFO)?;
+    // Fields 1, 4 and 5: the mount, what of its file system is mounted, and where.
+    let found = table.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let is_ours = fields.next()? == mount.as_bytes();
+        let (top, point) = (fields.nth(2)?, fields.next()?);
+        is_ours.then(|| top == b"/" && unescaped(point) == path.as_os_str().as_bytes())
+    });
+    Ok(found.unwrap_or(false) && path != Path::new("/"))
+}
+
 /// Whether the mount is in this namespace's table: one that was unmounted lazily is not.
 ///
 /// # Errors
@@ -109,6 +129,13 @@ mod tests {
             mounts_beneath(tempfile::tempdir().map(|place| File::open(place.path()).unwrap()).unwrap()).unwrap().len(),
             0
         );
+    }
+
+    #[test]
+    fn the_top_of_a_file_system_is_known() {
+        assert!(is_top_of_file_system(File::open("/proc").unwrap()).unwrap());
+        assert!(!is_top_of_file_system(File::open("/proc/self").unwrap()).unwrap());
+        assert!(!is_top_of_file_system(File::open("/").unwrap()).unwrap());
     }
 
     #[test]

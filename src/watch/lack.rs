@@ -24,7 +24,7 @@ impl Lack {
         match error {
             WatchError::LimitReached => Self::Limit,
             WatchError::Memory => Self::Memory,
-            WatchError::Vanished | WatchError::Other(_) => Self::Unreadable,
+            WatchError::Vanished | WatchError::Handle(_) | WatchError::Other(_) => Self::Unreadable,
         }
     }
 

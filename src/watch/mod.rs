@@ -2,13 +2,16 @@
 //!
 //! The shard does the syscalls that watching needs; its loop and its threads are in `daemon`.
 
+mod backend;
 mod lack;
 mod shard;
 mod standing;
+mod stranger;
 mod touches;
 mod trunk;
 mod walk;
 
+pub use backend::{Asked, Choice, choose};
 pub use lack::Lack;
 pub use shard::{Loss, LossReason, LostScope, Reading, Shard, ShardId, ShardOptions, Source, StartError};
 pub use standing::RootFault;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::backend::Choice;
 use super::lack::Lack;
 use super::standing::Standing;
 use super::touches::Touches;
@@ -25,7 +26,7 @@ use crate::limits::Allowance;
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
 use crate::sys::files::{self, EntryType, Identity};
-use crate::sys::ground::{Dialect, Ground, Watches as _};
+use crate::sys::ground::{Backend, Ground, Watches as _};
 use crate::tree::{Directories, DirectoryId};
 
 /// Which shard of a root; 0 is the trunk.
@@ -72,6 +73,10 @@ pub struct Source<G = OwnedFd> {
     pub one_file_system: bool,
     /// What is kept the same.
     pub filter: Filter,
+    /// By what the kernel tells of changes, and why by that.
+    pub choice: Choice,
+    /// Directories elsewhere on the same file system whose events are of no interest.
+    pub noisy: Vec<PathBuf>,
     /// Ctimes tell what changed since a moment: not so on network file systems. Where they do not, what was lost is
     /// compared in full.
     pub ctimes_tell: bool,
@@ -153,6 +158,8 @@ impl<G: Ground> Source<G> {
             device: identity.device,
             one_file_system,
             filter,
+            choice: Choice::default(),
+            noisy: Vec::new(),
             ctimes_tell: true,
             unwatched_pause: UNWATCHED_PAUSE,
             slack: CTIME_SLACK,
@@ -172,6 +179,13 @@ impl<G: Ground> Source<G> {
     #[must_use]
     pub fn keeping(mut self, keep: bool) -> Self {
         self.keep = keep;
+        self
+    }
+
+    /// The same, watched in the chosen way.
+    #[must_use]
+    pub fn watched_by(mut self, choice: Choice, noisy: Vec<PathBuf>) -> Self {
+        (self.choice, self.noisy) = (choice, noisy);
         self
     }
 
@@ -280,6 +294,8 @@ pub(super) struct Unwatched {
 pub struct Loss {
     /// Why.
     pub reason: LossReason,
+    /// The shard remembers which directories were there.
+    pub known: bool,
     /// What, and since when.
     pub scopes: Vec<LostScope>,
 }
@@ -320,6 +336,8 @@ pub struct Shard<G: Ground = OwnedFd> {
     /// Walks beneath a departed directory, continued at the next tick.
     pub(super) suspended: Vec<Walk>,
     departed: Vec<(Instant, DirectoryId)>,
+    /// Events come although the map is not filled yet: its first walk has not ended, or its end is not in what was read.
+    pub(super) filling: bool,
     touches: Touches,
     out: Vec<Mark>,
     pub(super) unwatched: BTreeMap<RelPath, Unwatched>,
@@ -349,7 +367,19 @@ impl<G: Ground> Shard<G> {
     /// # Errors
     /// `EMFILE`, see [`Inotify::create`](crate::sys::inotify::Inotify::create).
     pub fn create(source: std::sync::Arc<Source<G>>, options: ShardOptions) -> io::Result<Self> {
-        let (watches, last_empty) = (source.root.watches()?, source.root.coarse_now());
+        let mut watches = source.root.watches(source.choice.backend)?;
+        let last_empty = source.root.coarse_now();
+        for directory in &source.noisy {
+            if let Err(error) = watches.ignore(directory) {
+                tracing::warn!(
+                    root = source.name,
+                    path = %directory.display(),
+                    %error,
+                    "cannot leave out the events of a noisy directory: they cost time, nothing else"
+                );
+            }
+        }
+        let source_fills = source.choice.backend == Backend::Fanotify;
         Ok(Self {
             id: options.id,
             source,
@@ -361,6 +391,7 @@ impl<G: Ground> Shard<G> {
             finished: 0,
             suspended: Vec::new(),
             departed: Vec::new(),
+            filling: source_fills,
             touches: Touches::default(),
             out: Vec::new(),
             unwatched: BTreeMap::new(),
@@ -385,9 +416,20 @@ impl<G: Ground> Shard<G> {
             let wd = self.add_watch(&root)?;
             self.map.bind(self.map.root(), wd, self.source.identity.inode);
             self.deal_root()?;
+            if self.filling {
+                self.begin_to_fill();
+            }
             self.tell_watched();
         }
         Ok(())
+    }
+
+    /// The mark sees everything from now on, so changes flow at once; the map is filled beside that.
+    fn begin_to_fill(&mut self) {
+        for Errand { name, .. } in self.trunk.as_mut().map(Trunk::errands).unwrap_or_default() {
+            self.start_walk(self.map.root(), &name, Reason::Start);
+        }
+        self.source.live.store(true, Ordering::SeqCst);
     }
 
     /// Lists the root and sends an errand for each directory in it, and for each that was there before.
@@ -413,6 +455,8 @@ impl<G: Ground> Shard<G> {
     /// Those of read(2): the instance is broken and the agent must end.
     pub fn drain(&mut self) -> io::Result<bool> {
         let before = self.source.root.coarse_now();
+        // What happened to the directories that the first walk met is in the queue by now.
+        let filled = self.filling && self.walks.is_empty() && self.suspended.is_empty();
         let mut lost = false;
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut finished = false;
@@ -422,10 +466,10 @@ impl<G: Ground> Shard<G> {
                 break;
             };
             let mut events = 0;
-            event::decode_as(self.watches.dialect(), &buffer[..count], |record| match record {
+            event::decode_as(self.watches.backend(), &buffer[..count], |record| match record {
                 Record::Event(event) => {
                     events += 1;
-                    self.on_event(event);
+                    lost |= !self.on_event(event);
                 }
                 Record::Overflow => lost = true,
             });
@@ -439,22 +483,36 @@ impl<G: Ground> Shard<G> {
         if finished && !lost {
             self.last_empty = before;
         }
+        if finished && filled {
+            self.filling = false;
+        }
         Ok(finished)
     }
 
-    fn on_event(&mut self, event: Event<'_>) {
+    /// Takes note of an event; false when that could not be done, so that it is lost.
+    fn on_event(&mut self, event: Event<'_>) -> bool {
         if event.kind == EventKind::Ignored {
             if let Place::Watch(wd) = event.place {
                 self.map.forget_watch(wd);
             }
-            return;
+            return true;
         }
         let wd = match event.place {
             Place::Watch(wd) => Some(wd),
             Place::Handle(handle) => self.watches.of_handle(handle),
         };
-        // Unknown: a watch that was removed while its events were under way.
-        let Some(directory) = wd.and_then(|wd| self.map.of_wd(wd)) else { return };
+        let Some(directory) = wd.and_then(|wd| self.map.of_wd(wd)) else {
+            return match event.place {
+                // A watch that was removed while its events were under way.
+                Place::Watch(_) => true,
+                Place::Handle(handle) => self.on_stranger(handle, event),
+            };
+        };
+        self.on_event_of(directory, event);
+        true
+    }
+
+    fn on_event_of(&mut self, directory: DirectoryId, event: Event<'_>) {
         if event.name.is_empty() {
             return self.on_self(directory, event.kind);
         }
@@ -480,6 +538,14 @@ impl<G: Ground> Shard<G> {
         match kind {
             EventKind::Attributes | EventKind::Modified if directory == self.map.root() => {
                 self.emit(Mark::new(RelPath::root(), MarkKind::Attributes));
+            }
+            // A mark on the file system tells it once, of the directory itself.
+            EventKind::Attributes | EventKind::Modified if self.watches.backend() == Backend::Fanotify => {
+                if let Some(path) = self.map.path(directory) {
+                    let mut mark = Mark::new(path, MarkKind::Attributes).stage(Stage::Unchanged);
+                    mark.changes_names = false;
+                    self.emit(mark);
+                }
             }
             // Renamed back to its name: what the dispatcher says of it is enough.
             EventKind::SelfMoved if directory == self.map.root() && self.root_has_its_name() => {}
@@ -516,6 +582,8 @@ impl<G: Ground> Shard<G> {
             return self.on_excluded(parent, event.kind);
         }
         match event.kind {
+            // The first walk may have met it before its event came, and marks nothing.
+            EventKind::Created if self.filling => self.look_at(parent, event, Reason::Arrived),
             EventKind::Created => self.look_at(parent, event, Reason::Appeared),
             EventKind::MovedTo => self.look_at(parent, event, Reason::Arrived),
             EventKind::Deleted | EventKind::MovedFrom => {
@@ -633,7 +701,7 @@ impl<G: Ground> Shard<G> {
         let untold = self.untold();
         self.source.counters.watched.fetch_add(untold, Ordering::Relaxed);
         if let Some(allowance) = &self.source.allowance
-            && self.watches.dialect() == Dialect::Inotify
+            && self.watches.backend() == Backend::Inotify
         {
             allowance.hold(untold);
         }
@@ -750,7 +818,8 @@ impl<G: Ground> Shard<G> {
     }
 
     pub(super) fn lose(&mut self, reason: LossReason, scopes: Vec<LostScope>) {
-        self.losses.push(Loss { reason, scopes });
+        let known = reason == LossReason::Overflow && !self.filling;
+        self.losses.push(Loss { reason, known, scopes });
     }
 
     /// Whatever happened before this moment has its marks, once those that were made so far are noted and the losses
@@ -797,10 +866,18 @@ impl<G: Ground> Shard<G> {
                 shard = self.id.0,
                 overflows = self.source.reading().overflows,
                 "the kernel's event queue overflowed: looking for what changed in the directories of this shard \
-                 (raise fs.inotify.max_queued_events, see sysctl/)"
+                 (raise fs.{}.max_queued_events, see sysctl/)",
+                self.source.choice.backend.name()
             );
         }
         let root = self.map.root();
+        if self.watches.backend() == Backend::Fanotify {
+            if let Err(error) = self.deal_root() {
+                self.source.say_unreadable(&RelPath::root(), &error);
+            }
+            let scope = LostScope { path: RelPath::root(), recursive: true, since };
+            return self.lose(LossReason::Overflow, vec![scope]);
+        }
         let mut scopes: Vec<LostScope> = self
             .map
             .children(root)

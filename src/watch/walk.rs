@@ -9,7 +9,7 @@ use crate::change::{Content, Mark, MarkKind};
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
 use crate::sys::files::EntryType;
-use crate::sys::ground::{Dialect, Ground, Watches as _};
+use crate::sys::ground::{Backend, Ground, Watches as _};
 use crate::sys::inotify::{WatchError, Wd};
 use crate::tree::DirectoryId;
 
@@ -210,7 +210,9 @@ impl<G: Ground> Shard<G> {
                 Bound::Nothing => Visit::Nothing,
             },
             Err(WatchError::Vanished) => Visit::Nothing,
-            Err(error @ (WatchError::LimitReached | WatchError::Memory | WatchError::Other(_))) => {
+            Err(
+                error @ (WatchError::LimitReached | WatchError::Memory | WatchError::Handle(_) | WatchError::Other(_)),
+            ) => {
                 self.leave_unwatched(path, Lack::of(&error), &error);
                 Visit::Unwatched
             }
@@ -223,7 +225,7 @@ impl<G: Ground> Shard<G> {
     /// [`WatchError`].
     pub(super) fn add_watch(&mut self, directory: &G::Directory) -> Result<Wd, WatchError> {
         // A mark on a file system holds nothing.
-        let allowance = self.source.allowance.as_ref().filter(|_| self.watches.dialect() == Dialect::Inotify);
+        let allowance = self.source.allowance.as_ref().filter(|_| self.watches.backend() == Backend::Inotify);
         let Some(allowance) = allowance else { return self.watches.add_watch(directory) };
         let seen = allowance.times_raised();
         let mut added = self.watches.add_watch(directory);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use fansync::path::RelPath;
 use fansync::sys::clock::WallTime;
 use fansync::sys::files::{EntryType, Identity, Status};
-use fansync::sys::ground::{Ground, Watches};
+use fansync::sys::ground::{Backend, Ground, Watches};
 use fansync::sys::inotify::{WatchError, Wd};
 
 use super::files::{Inode, ROOT, errno};
@@ -58,7 +58,7 @@ impl Ground for Machine {
     type Directory = Directory;
     type Watches = Instances;
 
-    fn watches(&self) -> io::Result<Instances> {
+    fn watches(&self, _backend: Backend) -> io::Result<Instances> {
         let mut state = self.call();
         let limit = state.queue_limit;
         state.instances.push(Instance::new(limit));

@@ -302,6 +302,7 @@ fn change(root: std::os::fd::BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 mod tests {
     use std::fs;
 

@@ -201,7 +201,7 @@ impl Ground for OwnedFd {
     fn watches(&self, backend: Backend) -> io::Result<Watcher> {
         match backend {
             Backend::Inotify => Ok(Watcher::Inotify(Inotify::create()?)),
-            Backend::Fanotify => Ok(Watcher::Fanotify(Fanotify::create(self).map_err(io::Error::other)?)),
+            Backend::Fanotify => Ok(Watcher::Fanotify(Box::new(Fanotify::create(self).map_err(io::Error::other)?))),
         }
     }
 
@@ -275,7 +275,7 @@ pub enum Watcher {
     /// inotify(7).
     Inotify(Inotify),
     /// fanotify(7).
-    Fanotify(Fanotify),
+    Fanotify(Box<Fanotify>),
 }
 
 impl Watcher {

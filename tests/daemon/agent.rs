@@ -17,6 +17,8 @@ use nix::unistd::Pid;
 const MARK: &str = "FANSYNC_TEST_AGENT";
 /// What the agent logs, in the line `live: watching N directories`, when its watches are in place.
 const LIVE: &str = "live: ";
+/// What the agent logs where fanotify was asked for and is not possible: a test would try another thing than it says.
+const REFUSED: &str = "so inotify is used";
 const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(10);
@@ -24,8 +26,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// The backend that all agents shall take: `FANSYNC_TEST_WATCH`, `inotify` or `fanotify` (scripts/test-on-grounds.sh). Unset,
 /// each takes what it takes by itself.
 pub fn watch() -> Option<String> {
-    // Until the agent has the option: what it takes by itself.
-    std::env::var("FANSYNC_TEST_WATCH").ok().filter(|backend| backend != "inotify")
+    std::env::var("FANSYNC_TEST_WATCH").ok()
 }
 
 /// The same as a line of a root in a configuration; empty where nobody asks for a backend.
@@ -77,13 +78,15 @@ impl Agent {
     /// Returns when the agent has said that it is live.
     ///
     /// # Panics
-    /// With the log, when it ends before that or takes longer than 30 s.
+    /// With the log, when it ends before that, takes longer than 30 s, or does not watch as it was asked to.
     pub fn wait_ready(&mut self) {
         let began = Instant::now();
         loop {
             // The status first: what an ended agent has logged is all there.
             let ended = self.child.try_wait().expect("the agent is our child");
-            if self.log().lines().any(|line| line.contains(LIVE)) {
+            let log = self.log();
+            assert!(!log.contains(REFUSED), "inotify has to be asked for where fanotify cannot be had:\n{log}");
+            if log.lines().any(|line| line.contains(LIVE)) {
                 return;
             }
             if let Some(status) = ended {
@@ -172,11 +175,15 @@ impl Agent {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is an i32"))
     }
 
-    /// Whether it has at least `count` inotify instances: from then on the kernel's limits do not matter to them.
+    /// Whether it has at least `count` inotify instances, or its fanotify group: from then on the kernel's limits on queues do
+    /// not matter to them.
     pub fn has_instances(&self, count: usize) -> bool {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{}/fd", self.child.id())) else { return false };
-        let is_instance = |path: PathBuf| fs::read_link(path).is_ok_and(|to| to.as_os_str() == "anon_inode:inotify");
-        descriptors.flatten().filter(|descriptor| is_instance(descriptor.path())).count() >= count
+        let kinds: Vec<_> = descriptors.flatten().filter_map(|one| fs::read_link(one.path()).ok()).collect();
+        let instances = kinds.iter().filter(|kind| kind.as_os_str() == "anon_inode:inotify").count();
+        // The first group of a process is that of its probe.
+        let group = || kinds.iter().any(|kind| kind.as_os_str() == "anon_inode:[fanotify]");
+        instances >= count || (group() && self.log().contains(LIVE))
     }
 
     /// Other processes with our mark in their environment. One that has ended but was not reaped has none.

@@ -44,7 +44,7 @@ fn limited(ground: &Ground, limit: u32, options: &[&str], environment: &[(&str, 
     let mut command = Command::new("unshare");
     command.args(["-Ur", "sh", "-c", &format!("echo {limit} > {LIMIT}; exec \"$@\""), "sh"]);
     command.arg(env!("CARGO_BIN_EXE_fansync")).arg("mirror").arg(&ground.source).arg(&ground.target);
-    command.arg("--state").arg(ground.place.join("state")).args(["--shards", "2"]).args(options);
+    command.arg("--state").arg(ground.place.join("state")).args(["--shards", "2", "--watch", "inotify"]).args(options);
     command.env("FANSYNC_TEST_SLACK_MS", "200").envs(environment.iter().copied());
     let mut agent = Agent::spawn(command, &ground.place);
     agent.wait_ready();

@@ -278,7 +278,7 @@ fn a_file_system_in_the_root_that_is_unmounted_holds_the_root_until_it_is_back_o
     }
     fs::write(ground.at("file"), "").unwrap();
     let daemon = ground.daemon();
-    let mut agent = ground.agent(&[daemon.url().into()], &["--cross-file-systems"]);
+    let mut agent = ground.agent(&[daemon.url().into()], &["--cross-file-systems", "--watch", "inotify"]);
     until("comparison", PATIENCE, &agent, || agent.log().contains(COMPARED));
     ground.wait_equal(&agent);
     let unmount = || run("umount", &["-l".as_ref(), volume.as_os_str()]);
@@ -346,7 +346,7 @@ fn agent_of_nobody(ground: &Ground, target: &str) -> Option<Agent> {
     }
     let mut command = Command::new(&program);
     command.arg("mirror").arg(&ground.source).arg(target).arg("--state").arg(ground.place.join("state"));
-    command.uid(65_534).gid(65_534);
+    command.args(["--watch", "inotify"]).uid(65_534).gid(65_534);
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can start an agent of another user");
         return None;

@@ -43,6 +43,8 @@ struct Field {
     through: Vec<String>,
     /// Further keys of the failing target.
     keys: String,
+    /// The key of the root that says how it is watched.
+    watch: String,
     written: u32,
 }
 
@@ -57,7 +59,7 @@ impl Field {
         }
         fs::write(ground.at("top"), "old").unwrap();
         let keys = "timeout: 1s, connect_timeout: 1s".to_owned();
-        Self { ground, bad, rsync: "rsync".into(), through: Vec::new(), keys, written: 0 }
+        Self { ground, bad, rsync: "rsync".into(), through: Vec::new(), keys, watch: watch_key(), written: 0 }
     }
 
     fn daemon(&self, options: &DaemonOptions) -> Daemon {
@@ -77,7 +79,7 @@ impl Field {
             self.state().display(),
             self.rsync.display(),
             self.ground.source.display(),
-            watch_key(),
+            self.watch,
             self.ground.target.display(),
             self.keys,
         );
@@ -797,6 +799,8 @@ fn unreadable_paths_of_the_source_become_dead_letters_and_arrive_when_they_can_b
     }
     let bad = field.bad.display().to_string();
     field.keys = "timeout: 1s".to_owned();
+    // A mark takes root.
+    field.watch = "    watch: inotify\n".to_owned();
     let mut agent = field.agent(&bad);
     for name in ["d/e/1", "d/e/9", "top"] {
         until("what can be read", PATIENCE, &agent, || field.bad.join(name).exists());

@@ -621,7 +621,8 @@ fn an_overflow_of_one_shard_leaves_the_others_alone() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
     let state = ground.place.join("state");
     command.arg("mirror").arg(&ground.source).arg(&ground.target).arg("--state").arg(&state);
-    command.args(["--shards", "4"]).env("FANSYNC_TEST_SLACK_MS", "100");
+    // A mark has one queue, and one shard.
+    command.args(["--shards", "4", "--watch", "inotify"]).env("FANSYNC_TEST_SLACK_MS", "100");
     let mut agent = Agent::spawn(command, &ground.place);
     agent.wait_ready();
     drop(small);

@@ -2,7 +2,6 @@
 //! them. No agent's reader can cost less.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +13,7 @@ use serde::Serialize;
 use super::mirror::Backend;
 use crate::event::{self, Record};
 use crate::sys::clock;
+use crate::sys::fanotify::Fanotify;
 use crate::sys::files;
 use crate::sys::inotify::Inotify;
 
@@ -57,7 +57,8 @@ pub(super) struct Drain {
 
 /// Where events come from.
 enum Queue {
-    Inotify { inotify: Inotify, _watched: OwnedFd },
+    Inotify(Inotify),
+    Fanotify(Fanotify),
 }
 
 impl Queue {
@@ -67,24 +68,27 @@ impl Queue {
             Backend::Inotify => {
                 let inotify = Inotify::create()?;
                 inotify.add_watch(std::os::fd::AsFd::as_fd(&watched))?;
-                Ok(Self::Inotify { inotify, _watched: watched })
+                Ok(Self::Inotify(inotify))
             }
-            Backend::Fanotify => anyhow::bail!("fanotify is not in this version"),
+            Backend::Fanotify => Ok(Self::Fanotify(Fanotify::create(&watched)?)),
         }
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match self {
-            Self::Inotify { inotify, .. } => inotify.read(buffer),
+            Self::Inotify(inotify) => inotify.read(buffer),
+            Self::Fanotify(mark) => mark.read(buffer),
         }
     }
 
     fn count(&self, bytes: &[u8], drained: &mut Drained) {
+        let each = |record: Record<'_>| match record {
+            Record::Event(_) => drained.events += 1,
+            Record::Overflow => drained.overflows += 1,
+        };
         match self {
-            Self::Inotify { .. } => event::decode(bytes, |record| match record {
-                Record::Event(_) => drained.events += 1,
-                Record::Overflow => drained.overflows += 1,
-            }),
+            Self::Inotify(_) => event::decode(bytes, each),
+            Self::Fanotify(_) => event::decode_fanotify(bytes, each),
         }
     }
 }

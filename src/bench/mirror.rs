@@ -109,10 +109,7 @@ impl Mirror {
         let program = Subject::Agent.program().expect("the agent is always installed");
         let mut command = process::command(&program);
         command.arg("mirror").arg(order.source).arg(order.url).arg("--state").arg(order.state);
-        if order.backend == Backend::Fanotify {
-            command.args(["--watch", order.backend.name()]);
-        }
-        command.args(["--hold-over", "1000000"]);
+        command.args(["--watch", order.backend.name(), "--hold-over", "1000000"]);
         // Its log says when it is live, whatever level the user's shell asks for.
         command.env_remove("FANSYNC_LOG").env_remove("RUST_LOG");
         let log = order.scratch.join(format!("agent-{}.log", order.backend.name()));
@@ -130,6 +127,13 @@ impl Mirror {
         })?;
         let process = clock::now() - began;
         anyhow::ensure!(live, "the agent was not live within {LIVE_MAX:?}\n{}", agent.process.last_words());
+        let watch = &agent.status()?["roots"][0]["watch"];
+        anyhow::ensure!(
+            watch["backend"] == order.backend.name(),
+            "{} cannot be had here: {}",
+            order.backend.name(),
+            watch["refused"].as_str().unwrap_or("the agent does not say why")
+        );
         let root = words.lines().find(|line| line.contains(LIVE)).and_then(took).unwrap_or(process);
         Ok((agent, Start { process, root }))
     }

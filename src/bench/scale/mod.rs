@@ -72,7 +72,7 @@ pub struct ScaleArguments {
 }
 
 /// What the machine needs for it, without an agent.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Limits {
     /// Threads of the first two: as many as the agent has shards.
     threads: usize,
@@ -90,10 +90,16 @@ pub(super) struct Limits {
 #[derive(Debug, Serialize)]
 pub(super) struct OnTree {
     backend: Backend,
+    /// Taken between its starts.
+    limits: Limits,
     /// From the start of the process until it is live; nothing is known from before, and the target is away.
     live_ms: Option<Spread>,
     /// The same without what comes before: the check of rsync, the question to the target.
     root_live_ms: Option<Spread>,
+    /// The latter to the bare walk: the median of the ratios within the runs.
+    live_to_walk: Option<f64>,
+    /// And to the bare walk that adds watches.
+    live_to_walk_add: Option<f64>,
     /// Directories watched, as the agent says.
     watched: u64,
     /// Kernel memory, of the last start.
@@ -135,7 +141,6 @@ pub(super) fn run(arguments: &ScaleArguments, interrupt: &Interrupt) -> anyhow::
     progress(&if reused { "it was there".to_owned() } else { format!("made in {:.1} s", took.as_secs_f64()) });
     let file_system = limits::file_system(&tree.root).unwrap_or_default();
     let mut bench = Bench { arguments, interrupt, scratch: &scratch, tree, file_system, notes: Vec::new() };
-    let limits = bench.limits()?;
     let mut measured = Vec::new();
     for backend in arguments.watch.backends() {
         match bench.backend(*backend) {
@@ -155,12 +160,30 @@ pub(super) fn run(arguments: &ScaleArguments, interrupt: &Interrupt) -> anyhow::
         directories: shape.directories,
         file_system: bench.file_system,
         runs: arguments.runs,
-        limits,
         measured,
         notes: bench.notes,
     };
     super::report::print(arguments.json.as_deref(), &report, || report.table())?;
     Ok(if complete { COMPLETE } else { INCOMPLETE })
+}
+
+/// How long each bare walk took, in the order of the runs.
+#[derive(Debug, Default)]
+struct Walks {
+    walk: Vec<Duration>,
+    add: Vec<Duration>,
+    look: Vec<Duration>,
+}
+
+/// Shards and walkers of an agent, as it has them by default.
+fn threads() -> (usize, usize) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores.min(4), (cores * 2).clamp(2, 16))
+}
+
+/// The median of the ratios within the runs, which holds on a busy machine too.
+fn ratio(times: &[Duration], limits: &[Duration]) -> Option<f64> {
+    spread(times.iter().zip(limits).map(|(time, limit)| ms(*time) / ms(*limit))).map(|ratios| ratios.median)
 }
 
 struct Bench<'a> {
@@ -187,29 +210,25 @@ impl Bench<'_> {
         self.notes.push(words);
     }
 
-    fn limits(&self) -> anyhow::Result<Limits> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // As the agent has them by default.
-        let (threads, look_threads) = (cores.min(4), (cores * 2).clamp(2, 16));
-        let mut times = [const { Vec::new() }; 3];
-        for run in 1..=self.arguments.runs {
-            for (kind, bare, threads) in
-                [(0, Bare::Walk, threads), (1, Bare::Watches, threads), (2, Bare::Looks, look_threads)]
-            {
-                let walked = limits::walk(&self.tree.root, bare, threads, self.interrupt)?;
-                progress(&format!(
-                    "bare walk {run}/{}, {bare:?}: {} directories, {} files, {:.1} ms",
-                    self.arguments.runs,
-                    walked.directories,
-                    walked.files,
-                    ms(walked.took)
-                ));
-                // The first one may have had to read the disk.
-                times[kind].push(walked.took);
-            }
+    /// The bare walks of one run.
+    fn walk(&self, walks: &mut Walks, run: u32) -> anyhow::Result<()> {
+        let (threads, look_threads) = threads();
+        for (times, bare, threads) in [
+            (&mut walks.walk, Bare::Walk, threads),
+            (&mut walks.add, Bare::Watches, threads),
+            (&mut walks.look, Bare::Looks, look_threads),
+        ] {
+            let walked = limits::walk(&self.tree.root, bare, threads, self.interrupt)?;
+            progress(&format!(
+                "bare walk {run}/{}, {bare:?}: {} directories, {} files, {:.1} ms",
+                self.arguments.runs,
+                walked.directories,
+                walked.files,
+                ms(walked.took)
+            ));
+            times.push(walked.took);
         }
-        let [walk_ms, walk_add_ms, walk_look_ms] = times.map(|times: Vec<Duration>| of_times(&times));
-        Ok(Limits { threads, look_threads, walk_ms, walk_add_ms, walk_look_ms })
+        Ok(())
     }
 
     fn start(&self, backend: Backend, source: &Path, url: &str, state: &Path) -> anyhow::Result<(Mirror, Start)> {
@@ -221,7 +240,11 @@ impl Bench<'_> {
         let resident_empty_bytes = self.on_nothing(backend)?;
         let (mut live, mut root_live, mut resident) = (Vec::new(), Vec::new(), Vec::new());
         let (mut watched, mut kernel) = (0, memory::pinned(0, 0, &self.file_system));
+        let mut walks = Walks::default();
+        // The first walk may have to read the disk.
+        limits::walk(&self.tree.root, Bare::Looks, threads().1, self.interrupt)?;
         for run in 1..=self.arguments.runs {
+            self.walk(&mut walks, run)?;
             let before = memory::unreclaimable();
             let state = mirror::fresh_state(self.scratch.path(), "live")?;
             let (agent, start) = self.start(backend, &self.tree.root, NOBODY, &state)?;
@@ -244,8 +267,17 @@ impl Bench<'_> {
             |spread: Spread| (spread.median - resident_empty_bytes as f64).max(0.0) / self.tree.directories() as f64;
         let mut on_tree = OnTree {
             backend,
+            limits: Limits {
+                threads: threads().0,
+                look_threads: threads().1,
+                walk_ms: of_times(&walks.walk),
+                walk_add_ms: of_times(&walks.add),
+                walk_look_ms: of_times(&walks.look),
+            },
             live_ms: of_times(&live),
             root_live_ms: of_times(&root_live),
+            live_to_walk: ratio(&root_live, &walks.walk),
+            live_to_walk_add: ratio(&root_live, &walks.add),
             watched,
             kernel,
             resident_bytes,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{Limits, OnTree};
+use super::OnTree;
 use crate::bench::measure::Spread;
 
 /// Everything that was measured.
@@ -22,8 +22,6 @@ pub(super) struct ScaleReport {
     pub(super) file_system: String,
     /// Runs of everything that is repeated.
     pub(super) runs: u32,
-    /// The bare walks.
-    pub(super) limits: Limits,
     /// One per backend.
     pub(super) measured: Vec<OnTree>,
     /// What the reader should know.
@@ -43,7 +41,6 @@ fn times(spread: Option<Spread>) -> String {
 impl ScaleReport {
     /// For people.
     pub(super) fn table(&self) -> String {
-        let Limits { threads, look_threads, walk_ms, walk_add_ms, walk_look_ms } = &self.limits;
         let mut text = format!(
             "\n{} files in {} directories, {}; {}\ntimes in ms: median (least–most) of {} runs\n\n",
             self.files, self.directories, self.file_system, self.machine, self.runs
@@ -55,21 +52,17 @@ impl ScaleReport {
             }
             text.push('\n');
         };
-        row(&format!("limit: walk, {threads} threads"), &[times(*walk_ms)]);
-        row(&format!("limit: walk + inotify add, {threads} threads"), &[times(*walk_add_ms)]);
-        row(&format!("limit: walk + statx of every entry, {look_threads} threads"), &[times(*walk_look_ms)]);
-        row("", &[]);
-        let ratio = |one: &OnTree, limit: &Option<Spread>| {
-            number(one.root_live_ms.zip(*limit).map(|(live, limit)| live.median / limit.median), 2)
-        };
         let mut rows = |label: &str, cell: &dyn Fn(&OnTree) -> String| {
             row(label, &self.measured.iter().map(cell).collect::<Vec<_>>());
         };
         rows("", &|one| one.backend.name().to_owned());
+        rows("limit: walk", &|one| times(one.limits.walk_ms));
+        rows("limit: walk + inotify add", &|one| times(one.limits.walk_add_ms));
+        rows("limit: walk + statx of every entry", &|one| times(one.limits.walk_look_ms));
         rows("live, from the start of the process", &|one| times(one.live_ms));
         rows("live, from the start of the root", &|one| times(one.root_live_ms));
-        rows("  to walk", &|one| ratio(one, walk_ms));
-        rows("  to walk + inotify add", &|one| ratio(one, walk_add_ms));
+        rows("  to walk", &|one| number(one.live_to_walk, 2));
+        rows("  to walk + inotify add", &|one| number(one.live_to_walk_add, 2));
         rows("directories watched", &|one| one.watched.to_string());
         rows("kernel memory: marks, MB (growth of SUnreclaim)", &|one| {
             number(Some(one.kernel.marks_bytes as f64 / MB), 1)

@@ -175,12 +175,12 @@ impl Fanotify {
             self.elsewhere.remove(number);
         }
         let number = self.known.insert(own.as_handle());
-        i32::try_from(number).map(Wd).map_err(|_| WatchError::Handle(io::Error::from_raw_os_error(libc::EOVERFLOW)))
+        wd_of(number).ok_or_else(|| WatchError::Handle(io::Error::from_raw_os_error(libc::EOVERFLOW)))
     }
 
     /// Forgets a directory.
     pub fn forget(&mut self, wd: Wd) {
-        if let Ok(number) = u32::try_from(wd.0) {
+        if let Ok(number) = u32::try_from(wd.0.saturating_sub(1)) {
             self.known.remove(number);
         }
     }
@@ -188,7 +188,7 @@ impl Fanotify {
     /// The number of a directory that is known.
     #[must_use]
     pub fn of_handle(&self, handle: Handle<'_>) -> Option<Wd> {
-        self.known.find(handle).and_then(|number| i32::try_from(number).ok()).map(Wd)
+        self.known.find(handle).and_then(wd_of)
     }
 
     /// Finds a directory that is not known. One that lies elsewhere is remembered until it is made known.
@@ -279,6 +279,11 @@ impl Fanotify {
     pub fn raw(&self) -> RawFd {
         self.group.as_fd().as_raw_fd()
     }
+}
+
+/// The number of a handle as a watch descriptor; like the kernel's, they begin with 1.
+fn wd_of(number: u32) -> Option<Wd> {
+    i32::try_from(number).ok()?.checked_add(1).map(Wd)
 }
 
 /// Where an open file is now, as the kernel writes it for this process.

@@ -58,7 +58,7 @@ pub(super) struct Drain {
 /// Where events come from.
 enum Queue {
     Inotify(Inotify),
-    Fanotify(Fanotify),
+    Fanotify(Box<Fanotify>),
 }
 
 impl Queue {
@@ -70,7 +70,7 @@ impl Queue {
                 inotify.add_watch(std::os::fd::AsFd::as_fd(&watched))?;
                 Ok(Self::Inotify(inotify))
             }
-            Backend::Fanotify => Ok(Self::Fanotify(Fanotify::create(&watched)?)),
+            Backend::Fanotify => Ok(Self::Fanotify(Box::new(Fanotify::create(&watched)?))),
         }
     }
 

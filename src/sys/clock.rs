@@ -45,6 +45,25 @@ pub fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// Whether something keeps the real-time clock right (adjtimex(2): not `STA_UNSYNC`).
+///
+/// # Errors
+/// Those of adjtimex(2).
+pub fn is_synchronised() -> io::Result<bool> {
+    let mut status = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: the pointer is to memory of the right type for the whole call, which keeps nothing of it. The structure is
+    // numbers only, for which zeros are values; with `modes` 0 the call writes them and changes no clock.
+    #[expect(unsafe_code, reason = "neither rustix nor nix has the call")]
+    let (state, status) = unsafe {
+        let state = libc::adjtimex(status.as_mut_ptr());
+        (state, status.assume_init().status)
+    };
+    if state < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(status & libc::STA_UNSYNC == 0)
+}
+
 /// Tells when the real-time clock was set (timerfd_create(2), `TFD_TIMER_CANCEL_ON_SET`). Slewing is not told.
 #[derive(Debug)]
 pub struct ClockWatch(OwnedFd);
@@ -104,6 +123,11 @@ pub fn now() -> std::time::Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clock_says_whether_something_keeps_it_right() {
+        assert!(is_synchronised().is_ok());
+    }
 
     #[test]
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]

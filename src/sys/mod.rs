@@ -14,4 +14,6 @@ pub mod limits;
 pub mod lock;
 pub mod memory;
 pub mod mounts;
+pub mod privileges;
 pub mod socket;
+pub mod usage;

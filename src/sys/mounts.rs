@@ -76,6 +76,41 @@ pub fn is_mounted(mount: u64) -> io::Result<bool> {
     Ok(table.split(|byte| *byte == b'\n').any(|line| line.split(|byte| *byte == b' ').next() == Some(id.as_bytes())))
 }
 
+/// What a mount is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Type of the file system, such as `ext4` or `fuse.sshfs`.
+    pub kind: String,
+    /// Which of its directories is mounted.
+    pub root: String,
+    /// Options of the file system.
+    pub options: Vec<String>,
+}
+
+/// What the mount with this id is; `None` when it is not in this namespace's table.
+///
+/// # Errors
+/// Those of reading /proc.
+pub fn describe(mount: u64) -> io::Result<Option<Mount>> {
+    let table = std::fs::read(MOUNTINFO)?;
+    Ok(String::from_utf8_lossy(&table).lines().find_map(|line| parse(line, mount)))
+}
+
+/// One line of the table, if it is of this mount (proc_pid_mountinfo(5)).
+fn parse(line: &str, mount: u64) -> Option<Mount> {
+    let (place, what) = line.split_once(" - ")?;
+    let mut place = place.split(' ');
+    (place.next()?.parse() == Ok(mount)).then_some(())?;
+    let (root, mut what) = (place.nth(2)?, what.split(' '));
+    let kind = what.next()?;
+    let options = what.nth(1).unwrap_or_default();
+    Some(Mount {
+        kind: kind.to_owned(),
+        root: root.to_owned(),
+        options: options.split(',').map(str::to_owned).collect(),
+    })
+}
+
 /// The mount points strictly beneath the directory that is open as `fd`, as paths relative to it.
 ///
 /// # Errors
@@ -136,6 +171,19 @@ mod tests {
         assert!(is_top_of_file_system(File::open("/proc").unwrap()).unwrap());
         assert!(!is_top_of_file_system(File::open("/proc/self").unwrap()).unwrap());
         assert!(!is_top_of_file_system(File::open("/").unwrap()).unwrap());
+    }
+
+    #[test]
+    fn a_mount_is_described_by_its_line() {
+        let line = "67 27 0:41 /@ /m rw,relatime shared:1 - btrfs /dev/vdb rw,subvolid=256,subvol=/@";
+        let options = ["rw", "subvolid=256", "subvol=/@"].map(str::to_owned).to_vec();
+        let mount = Mount { kind: "btrfs".to_owned(), root: "/@".to_owned(), options };
+        assert_eq!(parse(line, 67), Some(mount));
+        assert_eq!(parse(line, 6), None);
+        assert_eq!(parse("67 27", 67), None);
+        let here = mount_of_path(Path::new("/proc")).unwrap();
+        assert_eq!(describe(here).unwrap().unwrap().kind, "proc");
+        assert_eq!(describe(u64::MAX).unwrap(), None);
     }
 
     #[test]

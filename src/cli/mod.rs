@@ -2,6 +2,8 @@
 
 mod check;
 mod control;
+mod count;
+mod doctor;
 mod dry_run;
 mod find;
 mod logging;
@@ -11,6 +13,7 @@ mod report;
 mod run;
 mod serve;
 mod status;
+mod tune;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -48,6 +51,15 @@ const STATUS_CODES: &str = "Exit codes:\n  0  done: all is well\n  1  failed, or
 const WAIT_CODES: &str = "Exit codes:\n  0  done: everything that changed before is on the target\n  1  failed, or no \
                           agent can be reached\n  2  wrong usage, or a name that the agent does not know\n  4  not \
                           reached in time\n\nFANSYNC_LOG sets the log level: error, warn, info (default), debug, trace.";
+
+const DOCTOR_CODES: &str = "Exit codes:\n  0  done: nothing is wrong (notes do not count)\n  1  failed: something cannot \
+                            be looked at\n  2  wrong usage or configuration\n  3  there are warnings or \
+                            problems\n\nFANSYNC_LOG sets the log level: error, warn, info (default), debug, trace.";
+
+const TUNE_CODES: &str = "Exit codes:\n  0  done\n  1  failed, or a limit may not be raised from here\n  2  wrong usage or \
+                          configuration, or a file that is not to be overwritten\n  3  the directories need more memory for \
+                          watches than they may hold: that limit was left as it is\n\nFANSYNC_LOG sets the log level: error, \
+                          warn, info (default), debug, trace.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -98,6 +110,12 @@ enum Command {
     /// Say what is known of one path: which filter rule decides, and what waits or failed on each target
     #[command(after_help = CONTROL_CODES)]
     Explain(control::ExplainArguments),
+    /// Look at limits, rights, kernel, rsync, file systems and targets: what is wrong, why it matters, and the line that mends it
+    #[command(after_help = DOCTOR_CODES)]
+    Doctor(doctor::DoctorArguments),
+    /// Raise the kernel's limits on inotify and fanotify to what so many directories need; never lowers one
+    #[command(after_help = TUNE_CODES)]
+    Tune(tune::TuneArguments),
     /// Measure first write to arrival on the target, beside one rsync of the same files
     #[command(after_help = EXIT_CODES)]
     Bench(crate::bench::BenchArguments),
@@ -133,6 +151,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Retry(arguments) => control::retry(&arguments),
         Command::Approve(arguments) => control::approve(&arguments),
         Command::Explain(arguments) => control::explain(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Tune(arguments) => tune::tune(&arguments),
         Command::Bench(arguments) => told(crate::bench::run(&arguments)),
         Command::Demo => told(crate::bench::demo::run()),
     };

@@ -28,7 +28,7 @@ use crate::worker::ship::{self, Shipper, Surroundings};
 const OLDEST: (u32, u32, u32) = (3, 1, 3);
 
 /// Shards of a root where the configuration does not say: more isolate overflows, but do not read faster.
-fn default_shards() -> u16 {
+pub fn default_shards() -> u16 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u16::try_from(cores.min(4)).unwrap_or(1)
 }
@@ -101,7 +101,7 @@ fn raise_limits(allowance: &Allowance, roots: &[RootSetup]) {
 }
 
 /// The first three numbers of a version such as `3.2.7` or `v3.4.1-2`; `None` when it has no such form.
-fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
+pub fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     let digits = text.trim_start_matches('v');
     let mut numbers = digits.split(|character: char| !character.is_ascii_digit()).map(|part| part.parse().ok());
     Some((numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)))

@@ -7,7 +7,7 @@ fn help_of_every_subcommand_names_its_exit_codes() {
     let bench = Bench::new();
     let subcommands = [
         "mirror", "run", "check", "status", "wait", "pause", "resume", "rescan", "retry", "approve", "explain",
-        "bench", "demo",
+        "doctor", "tune", "bench", "demo",
     ]
     .map(|name| vec![name, "--help"]);
     for arguments in std::iter::once(vec!["--help"]).chain(subcommands) {
@@ -38,7 +38,7 @@ fn help_is_listed_for_every_subcommand_of_the_program() {
     // A new subcommand belongs into the test above too.
     let expected = [
         "mirror", "run", "check", "status", "wait", "pause", "resume", "rescan", "retry", "approve", "explain",
-        "bench", "demo", "help",
+        "doctor", "tune", "bench", "demo", "help",
     ];
     assert_eq!(listed, expected);
 }

@@ -8,6 +8,7 @@ mod bench;
 mod benchmark;
 mod configuration;
 mod control;
+mod doctor;
 mod help;
 mod mirror;
 #[path = "../shared/small_queue.rs"]

@@ -339,4 +339,40 @@ mod tests {
         check(1_048_576, "1,048,576");
         assert_eq!([7, 2048, 5 << 20, 3 << 30].map(bytes), ["7 B", "2.0 KiB", "5.0 MiB", "3.0 GiB"]);
     }
+
+    /// What stands in a file for sysctl(8), in its order.
+    fn assignments(text: &str) -> Vec<(&str, u64)> {
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines
+            .map(|line| line.split_once(" = ").unwrap())
+            .map(|(name, number)| (name, number.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn the_files_in_sysctl_agree_with_the_arithmetic() {
+        let conf = include_str!("../../sysctl/90-fansync.conf");
+        let needs = Needs { directories: DIRECTORIES_AT_START, ..needs(0, 24 * GIB, None, false) };
+        let steps = steps(&needs).steps;
+        let wanted = |name: &str| steps.iter().find(|step| step.limit.sysctl() == name).unwrap().wanted;
+        let found = assignments(conf);
+        assert_eq!(found.len(), 5, "{found:?}");
+        for (name, number) in &found {
+            assert_eq!(*number, wanted(name), "{name}");
+        }
+        let readme = include_str!("../../sysctl/README.md");
+        for (name, number) in &found {
+            let row = readme.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
+            assert!(row.contains(&format!("| {} |", grouped(*number))), "{row}");
+        }
+        // The numbers in the words.
+        for text in [conf, readme] {
+            for words in ["655,360 directories", "500,000 events/s", "65,536"] {
+                assert!(text.contains(words), "{words}");
+            }
+        }
+        assert!(conf.contains(&format!("{WATCH_BYTES} B of unreclaimable kernel memory")));
+        assert_eq!(watches_for(111_000), 262_144);
+        assert!(readme.contains("1.5 × 111,000 + 65,536 = 232,036, so 262,144"));
+    }
 }

@@ -11,5 +11,7 @@ mod control;
 mod doctor;
 mod help;
 mod mirror;
+#[path = "../shared/queue_lock.rs"]
+mod queue_lock;
 #[path = "../shared/small_queue.rs"]
 mod small_queue;

@@ -28,6 +28,8 @@ mod plan_rules;
 mod restart;
 mod scale;
 mod shutdown;
+#[path = "../shared/queue_lock.rs"]
+mod queue_lock;
 #[path = "../shared/small_queue.rs"]
 mod small_queue;
 mod source;

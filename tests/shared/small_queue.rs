@@ -1,10 +1,10 @@
 //! Small kernel queues for the inotify instances and fanotify groups that are made meanwhile; shared by the test crates.
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
 
-use fansync::sys::lock::{Lock, try_lock};
+use fansync::sys::lock::Lock;
+
+use crate::queue_lock::lock_queues;
 
 const SYSCTLS: [&str; 2] = ["/proc/sys/fs/inotify/max_queued_events", "/proc/sys/fs/fanotify/max_queued_events"];
 
@@ -23,16 +23,7 @@ pub struct SmallQueue {
 impl SmallQueue {
     /// `None`, and a word about it, when not allowed.
     pub fn set() -> Option<Self> {
-        let lock = loop {
-            match try_lock(Path::new("/tmp/fansync-test-max_queued_events.lock")) {
-                Ok(Some(lock)) => break lock,
-                Ok(None) => std::thread::park_timeout(Duration::from_millis(20)),
-                Err(error) => {
-                    eprintln!("skipped: cannot take the lock: {error}");
-                    return None;
-                }
-            }
-        };
+        let lock = lock_queues()?;
         let mut small = Self { before: Vec::new(), _lock: lock };
         for sysctl in SYSCTLS {
             // A kernel without fanotify has one of them.

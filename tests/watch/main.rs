@@ -12,5 +12,7 @@ mod files;
 mod overflow;
 mod script;
 mod shards;
+#[path = "../shared/queue_lock.rs"]
+mod queue_lock;
 #[path = "../shared/small_queue.rs"]
 mod small_queue;

@@ -147,11 +147,7 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                 path: root.path.clone(),
                 filter,
                 one_file_system: root.one_file_system,
-                watch: match root.watch {
-                    WatchBackend::Auto => Asked::Auto,
-                    WatchBackend::Inotify => Asked::Inotify,
-                    WatchBackend::Fanotify => Asked::Fanotify,
-                },
+                watch: asked(root.watch),
                 noisy: root.noisy.clone(),
                 shards: root.shards.unwrap_or_else(default_shards),
                 settle: SettleOptions {
@@ -175,6 +171,15 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
             })
         })
         .collect()
+}
+
+/// What the configuration asks for.
+pub fn asked(watch: WatchBackend) -> Asked {
+    match watch {
+        WatchBackend::Auto => Asked::Auto,
+        WatchBackend::Inotify => Asked::Inotify,
+        WatchBackend::Fanotify => Asked::Fanotify,
+    }
 }
 
 /// Of all that decides what a target should hold.

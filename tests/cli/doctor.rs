@@ -320,7 +320,9 @@ fn an_overlay_is_told_as_such() {
     let found = told(&finished);
     let file_system = named(&found, "file_system")[0];
     assert_eq!((&file_system["what"], &file_system["level"]), (&"overlay".into(), &"note".into()));
-    assert_eq!(named(&found, "backend")[0]["level"], "note", "{found}");
+    let backend = named(&found, "backend")[0];
+    assert_eq!(backend["level"], "note", "{found}");
+    assert!(backend["what"].as_str().unwrap().contains("index=on,nfs_export=on"), "{found}");
 }
 
 /// As root, on this machine: what is raised stays so, which harms nobody.

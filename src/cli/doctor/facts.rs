@@ -8,12 +8,14 @@ use super::findings::{Count, Facts, RootFacts, StateFacts, TargetFacts, shown};
 use crate::cli::preflight::{self, Answer};
 use crate::cli::report::Failure;
 use crate::cli::{count, run};
-use crate::config::{Config, RootConfig};
+use crate::config::{Config, RootConfig, WatchBackend};
 use crate::filter::Filter;
 use crate::limits;
+use crate::sys::fanotify::Fanotify;
 use crate::sys::limits::{Limit, Proc};
 use crate::sys::privileges::Privileges;
 use crate::sys::{clock, files, mounts, usage};
+use crate::watch::{self, Source};
 
 /// Directories of these are looked at.
 pub struct Subjects {
@@ -125,15 +127,20 @@ pub fn count_all(roots: &[RootConfig], deadline: Instant) -> std::io::Result<cou
 }
 
 fn count_of(root: &RootConfig, deadline: Instant) -> std::io::Result<count::Count> {
-    // Rules that are wrong were refused by the configuration.
-    let filter = Filter::new(&root.filters, root.default_filters).unwrap_or_else(|_| Filter::none());
-    count::count(&root.path, &filter, root.one_file_system, deadline)
+    count::count(&root.path, &filter_of(root), root.one_file_system, deadline)
+}
+
+/// Rules that are wrong were refused by the configuration.
+fn filter_of(root: &RootConfig) -> Filter {
+    Filter::new(&root.filters, root.default_filters).unwrap_or_else(|_| Filter::none())
 }
 
 /// `None`: it cannot be opened, of which the configuration's problems tell.
 fn root_facts(root: &RootConfig, deadline: Option<Instant>) -> Option<RootFacts> {
-    let open = files::open_root(&root.path).ok()?;
-    let mount = mounts::mount_of(&open).and_then(mounts::describe).ok().flatten();
+    let filter = filter_of(root);
+    let source = Source::open(&root.name, root.path.clone(), root.one_file_system, filter.clone()).ok()?;
+    let choice = watch::choose(&source, preflight::asked(root.watch));
+    let mount = mounts::mount_of(&source.root).and_then(mounts::describe).ok().flatten();
     let (kind, options) =
         mount.map_or_else(|| ("an unknown file system".to_owned(), Vec::new()), |mount| (mount.kind, mount.options));
     let counted = deadline.and_then(|deadline| count_of(root, deadline).ok());
@@ -142,8 +149,8 @@ fn root_facts(root: &RootConfig, deadline: Option<Instant>) -> Option<RootFacts>
         path: shown(&root.path),
         kind,
         options,
-        ctimes_tell: files::ctimes_tell(&open).unwrap_or(true),
-        whole_seconds: has_whole_seconds(&open).unwrap_or(false),
+        ctimes_tell: source.ctimes_tell,
+        whole_seconds: has_whole_seconds(&source.root).unwrap_or(false),
         count: counted.map(|count| Count {
             directories: count.directories,
             unreadable: count.unreadable,
@@ -151,7 +158,10 @@ fn root_facts(root: &RootConfig, deadline: Option<Instant>) -> Option<RootFacts>
         }),
         shards: u64::from(root.shards.unwrap_or_else(preflight::default_shards)),
         lanes,
-        fanotify: None,
+        fanotify: Fanotify::probe(&source.root).map_err(|error| format!("{error}: {}", error.hint())),
+        backend: choice.backend,
+        reason: choice.reason,
+        asks_fanotify: root.watch == WatchBackend::Fanotify,
     })
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::limits::{
     Budget, Needs, RATE, STALL, WATCH_BYTES, bytes, grouped, groups_for, instances_for, queue_for, steps, watches_for,
 };
+use crate::sys::ground::Backend;
 use crate::sys::limits::Limit;
 use crate::sys::privileges::{DAC_READ_SEARCH, Privileges, SYS_ADMIN};
 use crate::sys::usage::Usage;
@@ -145,8 +146,14 @@ pub struct RootFacts {
     pub shards: u64,
     /// rsync processes at the same time, over all targets.
     pub lanes: u64,
-    /// Whether fanotify can watch it, or why not; `None`: it was not tried.
-    pub fanotify: Option<Result<(), String>>,
+    /// Whether fanotify can watch it, or why not.
+    pub fanotify: Result<(), String>,
+    /// By what an agent would watch it.
+    pub backend: Backend,
+    /// Why.
+    pub reason: String,
+    /// The configuration asks for fanotify.
+    pub asks_fanotify: bool,
 }
 
 /// Directories of a root.
@@ -179,6 +186,10 @@ pub struct StateFacts {
     pub beside: Vec<String>,
 }
 
+/// What needs no watches.
+const FANOTIFY: &str =
+    "watch: fanotify   (of the root, or --watch fanotify; as root): it needs neither watches nor their memory";
+
 /// Everything that the facts mean, in the order in which it is told.
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let mut all = Vec::new();
@@ -199,7 +210,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
         all.extend(directories(root));
         all.push(file_system(root));
         all.extend(stamps(root));
-        all.extend(backend(facts, root));
+        all.push(backend(root));
     }
     all.extend(state(facts));
     all.extend(facts.configuration.iter().map(|words| {
@@ -387,18 +398,33 @@ fn memory(facts: &Facts) -> Finding {
         )),
         Some(_) | None => finding,
     }
-    .mend("let fansync watch by fanotify, which needs no memory for it (as root)")
+    .mend(FANOTIFY)
 }
 
-/// Directories of all roots, as far as they were counted.
+/// Roots that an agent would watch by inotify.
+fn by_inotify(facts: &Facts) -> impl Iterator<Item = &RootFacts> {
+    facts.roots.iter().filter(|root| root.backend == Backend::Inotify)
+}
+
+/// Directories that are to be watched, as far as they were counted.
 fn counted(facts: &Facts) -> u64 {
-    facts.roots.iter().filter_map(|root| root.count).map(|count| count.directories).sum()
+    by_inotify(facts).filter_map(|root| root.count).map(|count| count.directories).sum()
+}
+
+/// Shards, each with an instance.
+fn shards(facts: &Facts) -> u64 {
+    by_inotify(facts).map(|root| root.shards).sum()
+}
+
+/// Roots that an agent would watch by fanotify.
+fn marked(facts: &Facts) -> u64 {
+    (facts.roots.len() - by_inotify(facts).count()) as u64
 }
 
 fn needs(facts: &Facts) -> Needs {
     Needs {
         directories: counted(facts),
-        shards: facts.roots.iter().map(|root| root.shards).sum(),
+        shards: shards(facts),
         roots: facts.roots.len() as u64,
         budget: facts.budget.clone(),
         in_namespace: is_in_namespace(facts),
@@ -471,11 +497,7 @@ fn watches(facts: &Facts) -> Option<Finding> {
         (Level::Note, why)
     };
     let finding = finding(level).why(why);
-    Some(if wanted > now {
-        raise(finding, limit, wanted)
-    } else {
-        finding.mend("let fansync watch by fanotify, which needs no watches (as root)")
-    })
+    Some(if wanted > now { raise(finding, limit, wanted) } else { finding.mend(FANOTIFY) })
 }
 
 /// Of inotify or of fanotify.
@@ -533,7 +555,7 @@ fn room(
 
 fn instances(facts: &Facts) -> Option<Finding> {
     let (limit, now) = least(facts, Limit::InotifyInstances, Limit::NamespaceInstances)?;
-    let needed = facts.roots.iter().map(|root| root.shards).sum();
+    let needed = shards(facts);
     let usage = facts.usage.unwrap_or_default();
     let taken = (needed, usage.inotify.instances, usage.others.inotify.instances);
     let words = "the agent takes one per shard and does not start without them";
@@ -542,7 +564,7 @@ fn instances(facts: &Facts) -> Option<Finding> {
 
 fn groups(facts: &Facts) -> Option<Finding> {
     let (limit, now) = least(facts, Limit::FanotifyGroups, Limit::NamespaceGroups)?;
-    let needed = facts.roots.len() as u64;
+    let needed = marked(facts);
     let usage = facts.usage.unwrap_or_default();
     let taken = (needed, usage.fanotify.instances, usage.others.fanotify.instances);
     let words = "the agent takes one per root that it watches by fanotify, and falls back to inotify without";
@@ -552,7 +574,7 @@ fn groups(facts: &Facts) -> Option<Finding> {
 fn marks(facts: &Facts) -> Option<Finding> {
     let (limit, now) = least(facts, Limit::FanotifyMarks, Limit::NamespaceMarks)?;
     let wanted = steps(&needs(facts)).steps.into_iter().find(|step| step.limit == Limit::FanotifyMarks)?.wanted;
-    let needed = facts.roots.len() as u64;
+    let needed = marked(facts);
     let usage = facts.usage.unwrap_or_default();
     let taken = (needed, usage.fanotify.watches, usage.others.fanotify.watches);
     let words = "the agent takes a few per root that it watches by fanotify, and falls back to inotify without";
@@ -660,31 +682,17 @@ fn stamps(root: &RootFacts) -> Option<Finding> {
     })
 }
 
-fn backend(facts: &Facts, root: &RootFacts) -> Option<Finding> {
-    let finding = |level, what: String| Some(Finding::new("backend", level, what).of(&root.path));
-    match &root.fanotify {
-        Some(Ok(())) => finding(Level::Ok, "fanotify works here".to_owned()),
-        Some(Err(words)) => {
-            let found = finding(Level::Note, format!("fanotify does not work here: {words}"));
-            found.map(|found| found.why("inotify is used, with a watch and 1.3 KB of kernel memory for each directory"))
-        }
-        None => {
-            let privileges = facts.privileges?;
-            let why = if !privileges.has(SYS_ADMIN) || !privileges.has(DAC_READ_SEARCH) {
-                "this user lacks capabilities"
-            } else if privileges.in_namespace {
-                "a user namespace may not mark file systems of the host"
-            } else if !root.ctimes_tell {
-                "it is a network file system, or one in user space"
-            } else if root.kind == "overlay" && !root.options.iter().any(|option| option == "nfs_export=on") {
-                "an overlay has no handles without index=on,nfs_export=on"
-            } else if root.kind == "btrfs" && !root.options.iter().any(|option| option == "subvolid=5") {
-                "btrfs can be marked in its top-level subvolume only"
-            } else {
-                return None;
-            };
-            let found = finding(Level::Note, format!("fanotify cannot watch here: {why}"));
-            found.map(|found| found.why("inotify is used, with a watch and 1.3 KB of kernel memory for each directory"))
+fn backend(root: &RootFacts) -> Finding {
+    let finding = |level, what: String| Finding::new("backend", level, what).of(&root.path);
+    match (&root.fanotify, root.backend) {
+        (Ok(()), Backend::Fanotify) => finding(Level::Ok, format!("fanotify: {}", root.reason)),
+        (Ok(()), Backend::Inotify) => finding(Level::Ok, format!("inotify: {}; fanotify works here too", root.reason)),
+        (Err(words), _) => {
+            // Who asked for it relies on it.
+            let level = if root.asks_fanotify { Level::Warning } else { Level::Note };
+            let found = finding(level, format!("fanotify does not work here: {words}"))
+                .why("inotify is used, with a watch and 1.3 KB of kernel memory for each directory");
+            if root.asks_fanotify { found.mend("watch: auto   (of the root, where that is meant)") } else { found }
         }
     }
 }

@@ -36,7 +36,10 @@ fn well() -> Facts {
             count: Some(Count { directories: 111_000, unreadable: 0, complete: true }),
             shards: 4,
             lanes: 3,
-            fanotify: Some(Ok(())),
+            fanotify: Ok(()),
+            backend: Backend::Inotify,
+            reason: "the root has 111000 directories, a part of its file system".to_owned(),
+            asks_fanotify: false,
         }],
         state: Some(StateFacts {
             path: "/state".to_owned(),
@@ -70,7 +73,6 @@ fn check(change: impl FnOnce(&mut Facts), name: &str, level: Level, what: &str, 
     assert!(level != Level::Ok || finding.mend.is_empty());
 }
 
-const FANOTIFY: &str = "let fansync watch by fanotify, which needs no watches (as root)";
 const RESTART: &str = "restart fansync after it: a queue keeps the size that it was made with";
 const UPGRADE: &str = "apt-get install --only-upgrade rsync";
 const UNIT_CAPABILITIES: &str = "AmbientCapabilities=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH   (in the [Service] of its systemd unit; rsync has them too then)";
@@ -233,13 +235,12 @@ fn memory_for_watches() {
         &[],
     );
     let small = |facts: &mut Facts| facts.budget.ram = 512 << 20;
-    let fanotify = "let fansync watch by fanotify, which needs no memory for it (as root)";
     check(
         small,
         "memory",
         Level::Problem,
         "watches may hold 25 % of 512.0 MiB of RAM: 128.0 MiB, which is 103,244 watches",
-        &["111,000 directories need 137.6 MiB of kernel memory for their watches", fanotify],
+        &["111,000 directories need 137.6 MiB of kernel memory for their watches", FANOTIFY],
     );
     let group = |facts: &mut Facts| {
         facts.budget.group = Some(GroupLimit { bytes: 400 << 20, file: "/cg/memory.max".into() });
@@ -252,7 +253,7 @@ fn memory_for_watches() {
         &[
             "which cannot be reclaimed; what has no watch is looked through every minute instead",
             "MemoryMax=551M   (in the [Service] of its systemd unit; or leave it out)",
-            fanotify,
+            FANOTIFY,
         ],
     );
 }
@@ -374,11 +375,23 @@ fn limits_on_instances_groups_and_marks() {
         (Limit::FanotifyMarks, "fanotify_marks", 1, 8192, "falls back to inotify without"),
     ];
     for (limit, name, needed, wanted, why) in table {
+        let marked = |facts: &mut Facts| {
+            if limit != Limit::InotifyInstances {
+                by_fanotify(facts);
+            }
+        };
         let others = |facts: &mut Facts| {
             facts.limits.insert(limit, 100);
             let taken = Taken { instances: 98, watches: 98 };
             let others = Others { inotify: taken, fanotify: taken };
             facts.usage = Some(Usage { inotify: taken, fanotify: taken, others, ..Usage::default() });
+            marked(facts);
+        };
+        let low = |now: u64| {
+            move |facts: &mut Facts| {
+                facts.limits.insert(limit, now);
+                marked(facts);
+            }
         };
         let what = |taken: u64| format!("{} is 100, {taken} are taken; {needed} are needed", limit.sysctl());
         let [line, file] = raised(limit, wanted);
@@ -387,10 +400,10 @@ fn limits_on_instances_groups_and_marks() {
         } else {
             check(others, name, Level::Note, &what(98), &["others of the same user need some too", &line, &file]);
         }
-        check(set(limit, 100), name, Level::Note, &what(0), &["others of the same user need some too", &line, &file]);
+        check(low(100), name, Level::Note, &what(0), &["others of the same user need some too", &line, &file]);
         let what = format!("{} is 0, 0 are taken; {needed} are needed", limit.sysctl());
         let [line, file] = raised(limit, wanted.max(512));
-        check(set(limit, 0), name, Level::Problem, &what, &[why, &line, &file]);
+        check(low(0), name, Level::Problem, &what, &[why, &line, &file]);
     }
 }
 
@@ -453,7 +466,6 @@ fn file_systems() {
             root.kind = kind.to_owned();
             root.options = options.iter().map(|option| (*option).to_owned()).collect();
             root.ctimes_tell = ctimes_tell;
-            root.fanotify = None;
         }
     };
     let name = "file_system";
@@ -496,38 +508,56 @@ fn file_systems() {
             "ext4 with inodes of 256 bytes or more has finer ones: tune2fs -l DEVICE shows them, mkfs.ext4 makes them",
         ],
     );
+}
 
+#[test]
+fn backends() {
     let name = "backend";
-    let memory = "1.3 KB of kernel memory for each directory";
-    check(|_| (), name, Level::Ok, "fanotify works here", &[]);
-    let failed = |facts: &mut Facts| facts.roots[0].fanotify = Some(Err("EXDEV".to_owned()));
-    check(failed, name, Level::Note, "fanotify does not work here: EXDEV", &[memory]);
-    let cannot = |why: &str| format!("fanotify cannot watch here: {why}");
-    check(
-        on("btrfs", &["subvolid=256"], true),
-        name,
-        Level::Note,
-        &cannot("btrfs can be marked in its top-level subvolume only"),
-        &[memory],
+    let reason = "the root has 111000 directories, a part of its file system";
+    check(|_| (), name, Level::Ok, &format!("inotify: {reason}; fanotify works here too"), &[]);
+    check(by_fanotify, name, Level::Ok, "fanotify: it is configured", &[]);
+    let fails = |asks_fanotify: bool| {
+        move |facts: &mut Facts| {
+            let root = &mut facts.roots[0];
+            (root.fanotify, root.asks_fanotify) = (Err("fanotify_mark: EXDEV: a subvolume".to_owned()), asks_fanotify);
+        }
+    };
+    let (what, memory) = (
+        "fanotify does not work here: fanotify_mark: EXDEV: a subvolume",
+        "1.3 KB of kernel memory for each directory",
     );
-    let overlay = cannot("an overlay has no handles without index=on,nfs_export=on");
-    check(on("overlay", &["index=on"], true), name, Level::Note, &overlay, &[memory]);
-    let network = cannot("it is a network file system, or one in user space");
-    check(on("fuse.sshfs", &[], false), name, Level::Note, &network, &[memory]);
-    let inside = |facts: &mut Facts| {
-        facts.roots[0].fanotify = None;
-        in_container(facts);
+    check(fails(false), name, Level::Note, what, &[memory]);
+    check(fails(true), name, Level::Warning, what, &[memory, "watch: auto   (of the root, where that is meant)"]);
+}
+
+fn by_fanotify(facts: &mut Facts) {
+    let root = &mut facts.roots[0];
+    (root.backend, root.reason) = (Backend::Fanotify, "it is configured".to_owned());
+}
+
+#[test]
+fn a_mark_needs_neither_watches_nor_instances() {
+    let few = |facts: &mut Facts| {
+        by_fanotify(facts);
+        facts.limits.insert(Limit::InotifyWatches, 65_536);
+        facts.budget.ram = 512 << 20;
     };
-    check(inside, name, Level::Note, &cannot("a user namespace may not mark file systems of the host"), &[memory]);
-    let nobody = |facts: &mut Facts| {
-        facts.roots[0].fanotify = None;
-        facts.privileges = Some(Privileges { user: 7, effective: 0, in_namespace: false });
-    };
-    check(nobody, name, Level::Note, &cannot("this user lacks capabilities"), &[memory]);
-    // Nothing is said of what was not tried and may work.
-    let mut facts = well();
-    on("overlay", &["index=on", "nfs_export=on"], true)(&mut facts);
-    assert!(!findings(&facts).iter().any(|finding| finding.name == "backend"));
+    check(
+        few,
+        "inotify_watches",
+        Level::Ok,
+        "fs.inotify.max_user_watches is 65,536, 0 are taken; 0 directories need one each",
+        &[],
+    );
+    check(
+        few,
+        "memory",
+        Level::Ok,
+        "watches may hold 25 % of 512.0 MiB of RAM: 128.0 MiB, which is 103,244 watches",
+        &[],
+    );
+    check(few, "inotify_instances", Level::Ok, "fs.inotify.max_user_instances is 512, 0 are taken; 0 are needed", &[]);
+    check(few, "fanotify_groups", Level::Ok, "fs.fanotify.max_user_groups is 128, 0 are taken; 1 are needed", &[]);
 }
 
 #[test]

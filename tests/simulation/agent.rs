@@ -15,9 +15,9 @@ use fansync::path::RelPath;
 use fansync::plan::{LinkTable, search_links};
 use fansync::rescan::Scope;
 use fansync::sys::clock::WallTime;
-use fansync::sys::ground::Ground as _;
+use fansync::sys::ground::{Backend, Ground as _};
 use fansync::target::TargetId;
-use fansync::watch::{Errand, LossReason, LostScope, Occasion, Shard, ShardId, ShardOptions, Source};
+use fansync::watch::{Choice, Errand, LostScope, Occasion, Shard, ShardId, ShardOptions, Source};
 use parking_lot::Mutex;
 
 use super::checks::overlap;
@@ -45,6 +45,7 @@ pub struct Setup {
     pub kept_max: usize,
     pub slack: Duration,
     pub old_receiver: bool,
+    pub backend: Backend,
     pub control: Control,
 }
 
@@ -111,6 +112,7 @@ impl Agent {
         let started = machine.coarse_now();
         let source = Source::of_root("root", PathBuf::from("/root"), machine.clone(), true, Filter::none())
             .expect("the model has a root")
+            .watched_by(Choice { backend: setup.backend, ..Choice::default() }, Vec::new())
             .with_slack(setup.slack);
         let source = Arc::new(source);
         let shard = |number| {
@@ -238,7 +240,7 @@ impl Agent {
         for loss in side.shard.losses() {
             side.owed += 1;
             busy = true;
-            let known = loss.reason == LossReason::Overflow;
+            let known = loss.known;
             let scope = |LostScope { path, recursive, since }| Scope { path, recursive, since, known };
             let scopes = loss.scopes.into_iter().map(scope).collect();
             self.walkers.ask(Asker::Shard(loss.reason, side.shard.id()), scopes);

@@ -6,13 +6,17 @@ use std::time::Instant;
 
 use fansync::path::RelPath;
 use fansync::sys::clock::WallTime;
+use fansync::sys::fanotify::Whereabouts;
 use fansync::sys::files::{EntryType, Identity, Status};
 use fansync::sys::ground::{Backend, Ground, Watches};
+use fansync::sys::handle::Handle;
+use fansync::sys::handle_table::HandleTable;
 use fansync::sys::inotify::{WatchError, Wd};
 
 use super::files::{Inode, ROOT, errno};
 use super::kernel::Instance;
 use super::machine::Machine;
+use super::mark::Group;
 
 /// An open directory.
 #[derive(Debug)]
@@ -27,16 +31,23 @@ impl Drop for Directory {
     }
 }
 
-/// An inotify instance of the machine.
+/// An inotify instance of the machine, or a fanotify group.
 #[derive(Debug)]
 pub struct Instances {
     machine: Machine,
     number: usize,
+    backend: Backend,
+    known: HandleTable,
+    elsewhere: HandleTable,
 }
 
 impl Drop for Instances {
     fn drop(&mut self) {
-        self.machine.lock().instances[self.number].close();
+        let mut state = self.machine.lock();
+        match self.backend {
+            Backend::Inotify => state.instances[self.number].close(),
+            Backend::Fanotify => state.groups[self.number].close(),
+        }
     }
 }
 
@@ -58,11 +69,21 @@ impl Ground for Machine {
     type Directory = Directory;
     type Watches = Instances;
 
-    fn watches(&self, _backend: Backend) -> io::Result<Instances> {
+    fn watches(&self, backend: Backend) -> io::Result<Instances> {
         let mut state = self.call();
         let limit = state.queue_limit;
-        state.instances.push(Instance::new(limit));
-        Ok(Instances { machine: self.clone(), number: state.instances.len() - 1 })
+        let number = match backend {
+            Backend::Inotify => {
+                state.instances.push(Instance::new(limit));
+                state.instances.len()
+            }
+            Backend::Fanotify => {
+                state.groups.push(Group::new(limit));
+                state.groups.len()
+            }
+        };
+        let (known, elsewhere) = (HandleTable::default(), HandleTable::default());
+        Ok(Instances { machine: self.clone(), number: number - 1, backend, known, elsewhere })
     }
 
     fn open_directory(&self, path: &RelPath) -> io::Result<Directory> {
@@ -134,6 +155,14 @@ impl Watches for Instances {
         if state.files.get(directory.inode).links == 0 {
             return Err(WatchError::Vanished);
         }
+        if self.backend == Backend::Fanotify {
+            let bytes = directory.inode.to_ne_bytes();
+            let handle = Handle { kind: 1, bytes: &bytes };
+            if let Some(number) = self.elsewhere.find(handle) {
+                self.elsewhere.remove(number);
+            }
+            return Ok(Wd(i32::try_from(self.known.insert(handle)).expect("few directories") + 1));
+        }
         let watched: usize = state.instances.iter().map(Instance::watched).sum();
         let known = state.instances[self.number].watches(directory.inode);
         if known.is_none() && watched >= state.watches_max {
@@ -143,10 +172,58 @@ impl Watches for Instances {
     }
 
     fn remove_watch(&mut self, wd: Wd) {
-        self.machine.call().instances[self.number].remove_watch(wd.0);
+        match self.backend {
+            Backend::Inotify => self.machine.call().instances[self.number].remove_watch(wd.0),
+            Backend::Fanotify => self.known.remove(wd.0.unsigned_abs() - 1),
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    fn of_handle(&self, handle: Handle<'_>) -> Option<Wd> {
+        self.known.find(handle).map(|number| Wd(i32::try_from(number).expect("few directories") + 1))
+    }
+
+    fn whereabouts(&mut self, handle: Handle<'_>) -> io::Result<Whereabouts> {
+        if self.elsewhere.find(handle).is_some() {
+            return Ok(Whereabouts::Elsewhere);
+        }
+        let state = self.machine.call();
+        let mut at = Inode::from_ne_bytes(handle.bytes.try_into().expect("the handles of this model"));
+        if !state.files.exists(at) || state.files.get(at).links == 0 {
+            return Ok(Whereabouts::Gone);
+        }
+        let mut names = Vec::new();
+        while at != ROOT {
+            let parent = state.files.get(at).parent;
+            let name = if state.files.exists(parent) {
+                state.files.names(parent).iter().find(|(_, inode)| **inode == at).map(|(name, _)| name.clone())
+            } else {
+                None
+            };
+            let Some(name) = name else {
+                drop(state);
+                self.reject(handle);
+                return Ok(Whereabouts::Elsewhere);
+            };
+            names.push(name);
+            at = parent;
+        }
+        names.reverse();
+        Ok(Whereabouts::At(RelPath::from_components(names.iter().map(|name| &**name))))
+    }
+
+    fn reject(&mut self, handle: Handle<'_>) {
+        self.elsewhere.insert(handle);
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        Ok(self.machine.call().instances[self.number].read(buffer))
+        let mut state = self.machine.call();
+        Ok(match self.backend {
+            Backend::Inotify => state.instances[self.number].read(buffer),
+            Backend::Fanotify => state.groups[self.number].read(buffer),
+        })
     }
 }

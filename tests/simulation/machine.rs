@@ -10,6 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::files::{Body, Files, Inode, OUTSIDE, ROOT};
 use super::kernel::{Instance, Record};
+use super::mark::Group;
 use super::user::User;
 
 /// The grain of the coarse clock.
@@ -27,6 +28,7 @@ pub struct Machine(Arc<Mutex<State>>);
 pub struct State {
     pub files: Files,
     pub instances: Vec<Instance>,
+    pub groups: Vec<Group>,
     pub user: User,
     pub rng: fastrand::Rng,
     pub queue_limit: usize,
@@ -60,6 +62,7 @@ impl Machine {
         let mut state = State {
             files: Files::new(WallTime(WALL - 3_600_000_000_000)),
             instances: Vec::new(),
+            groups: Vec::new(),
             user,
             rng: rng.fork(),
             queue_limit: usize::MAX,
@@ -169,6 +172,22 @@ impl State {
             if let Some(wd) = instance.watches(directory) {
                 instance.push(Record { wd, mask, cookie, name: name.into() });
             }
+        }
+        self.notify_groups(directory, mask, name);
+    }
+
+    /// A mark tells of a directory's own attributes once, by the directory itself, and of moves otherwise.
+    fn notify_groups(&mut self, directory: Inode, mask: u32, name: &[u8]) {
+        const TOLD: u32 = libc::IN_CREATE | libc::IN_DELETE | libc::IN_MODIFY | libc::IN_ATTRIB | libc::IN_CLOSE_WRITE;
+        let own = mask & libc::IN_ATTRIB != 0 && mask & libc::IN_ISDIR != 0;
+        if self.groups.is_empty() || mask & TOLD == 0 || own != name.is_empty() {
+            return;
+        }
+        let same_process = self.rng.bool();
+        let name = if name.is_empty() { b"." } else { name };
+        for group in &mut self.groups {
+            // The bits of both kernels' interfaces are the same ones.
+            group.push(u64::from(mask), directory, name, same_process);
         }
     }
 
@@ -401,6 +420,12 @@ impl State {
         let cookie = self.cookie;
         self.notify(from.0, libc::IN_MOVED_FROM | bit, cookie, from.1);
         self.notify(to.0, libc::IN_MOVED_TO | bit, cookie, to.1);
+        if !self.groups.is_empty() {
+            let same_process = self.rng.bool();
+            for group in &mut self.groups {
+                group.push_rename(u64::from(bit), from, to, same_process);
+            }
+        }
         if bit != 0 {
             self.notify(inode, libc::IN_MOVE_SELF, 0, b"");
         }

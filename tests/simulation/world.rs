@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fansync::path::RelPath;
+use fansync::sys::ground::Backend;
 
 use super::agent::{Agent, Setup};
 use super::checks::{bounded, converges, durable, order};
@@ -63,8 +64,8 @@ struct World {
 }
 
 /// Runs one seed to its end; panics when a checker complains.
-pub fn run(seed: u64, control: Control, trace: bool) -> Tally {
-    let mut world = World::new(seed, control, trace);
+pub fn run(seed: u64, backend: Backend, control: Control, trace: bool) -> Tally {
+    let mut world = World::new(seed, backend, control, trace);
     for _phase in 0..world.rng.u32(1..4) {
         world.busy();
         world.quiet();
@@ -73,7 +74,7 @@ pub fn run(seed: u64, control: Control, trace: bool) -> Tally {
 }
 
 impl World {
-    fn new(seed: u64, control: Control, trace: bool) -> Self {
+    fn new(seed: u64, backend: Backend, control: Control, trace: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let write_max = Duration::from_millis(rng.u64(1..400));
         let user = User { left: 0, permille: 0, write_max, links: rng.u32(..4) == 0 };
@@ -97,8 +98,11 @@ impl World {
             kept_max: [5, 1_000][rng.usize(..2)],
             slack: write_max + Duration::from_millis(50),
             old_receiver: rng.u32(..10) == 0,
+            backend,
             control,
         };
+        // A mark has one reader.
+        let setup = if backend == Backend::Fanotify { Setup { shards: 1, ..setup } } else { setup };
         machine.lock().say(|| format!("{setup:?}"));
         Self {
             machine,
@@ -286,7 +290,9 @@ impl World {
         }
         self.tally.quiet += 1;
         let state = self.machine.lock();
-        self.tally.overflows += state.instances.iter().map(|instance| u64::from(instance.lost > 0)).sum::<u64>();
+        let lost = state.instances.iter().map(|instance| instance.lost);
+        let lost = lost.chain(state.groups.iter().map(|group| group.lost));
+        self.tally.overflows += lost.map(|lost| u64::from(lost > 0)).sum::<u64>();
         for (target, unseen) in self.targets.iter().zip(&self.unseen) {
             converges::equal(&state, target, unseen);
             order::check(target);
@@ -317,7 +323,11 @@ impl World {
             };
         }
         let agent = self.agent.as_ref().expect("it was started");
-        let queued = self.machine.lock().instances.iter().any(|instance| instance.queued() > 0);
+        let queued = {
+            let state = self.machine.lock();
+            state.instances.iter().any(|instance| instance.queued() > 0)
+                || state.groups.iter().any(|group| group.queued() > 0)
+        };
         let clean = !busy && !queued && agent.is_clean();
         if !busy {
             let until = agent.wakes_at();

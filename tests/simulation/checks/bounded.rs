@@ -12,4 +12,7 @@ pub fn queues(state: &State) {
     for instance in &state.instances {
         assert!(instance.queued() <= instance.bound(), "bounded: {} events are queued", instance.queued());
     }
+    for group in &state.groups {
+        assert!(group.queued() <= group.bound(), "bounded: {} events are queued", group.queued());
+    }
 }

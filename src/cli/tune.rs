@@ -70,7 +70,7 @@ pub fn tune(arguments: &TuneArguments) -> Result<(), Failure> {
     let shards = |root: &crate::config::RootConfig| u64::from(root.shards.unwrap_or_else(preflight::default_shards));
     let needs = Needs {
         directories,
-        shards: subjects.roots.iter().map(shards).sum::<u64>().max(1),
+        shards: subjects.roots.iter().map(shards).sum::<u64>().max(u64::from(preflight::default_shards())),
         roots: (subjects.roots.len() as u64).max(1),
         budget: limits::budget_of_machine(&proc),
         in_namespace: Privileges::of_self(&proc).is_ok_and(|privileges| privileges.in_namespace),

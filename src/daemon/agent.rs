@@ -392,7 +392,7 @@ fn start_root(
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
     let unwatched_pause = root.unwatched_pause.unwrap_or(source.unwatched_pause);
     let source = source.with_slack(root.slack).with_unwatched_pause(unwatched_pause);
-    let choice = watch::choose(&source, root.watch);
+    let choice = watch::choose(&source, root.watch, allowance.most());
     say_choice(&source, &choice);
     // A mark needs no watches.
     let (shard_count, allowance) = match choice.backend {

@@ -87,6 +87,12 @@ impl Allowance {
         MET.into_iter().filter_map(|limit| Some((limit, self.proc.limit(limit).ok()?))).min_by_key(|(_, now)| *now)
     }
 
+    /// The most watches that are to be had: what memory allows, and what the kernel gives to one user.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.budget.watches().min(self.limit().map_or(u64::MAX, |(_, limit)| limit))
+    }
+
     /// How often it was raised. To be read before an add, for [`Self::raise`].
     #[must_use]
     pub fn times_raised(&self) -> u64 {
@@ -230,6 +236,7 @@ mod tests {
         allowance.hold(30);
         let (seen, now) = (allowance.times_raised(), clock::now());
         assert_eq!(allowance.limit(), Some((Limit::InotifyWatches, 30)));
+        assert_eq!(allowance.most(), 30);
         assert!(allowance.raise(seen, now));
         assert_eq!(place.read(), [131_072, 131_072]);
         // The second shard that met the old limit changes nothing.
@@ -262,6 +269,7 @@ mod tests {
     #[test]
     fn room_ends_with_the_budget() {
         let allowance = Allowance::new(Proc::default(), Budget { ram: 4 * 1300 * 10, group: None }, false);
+        assert_eq!(allowance.most(), 10);
         assert!(allowance.has_room(9));
         assert!(!allowance.has_room(10));
         allowance.hold(8);

@@ -39,13 +39,13 @@ pub struct Choice {
     pub refused: Option<String>,
 }
 
-/// Chooses for a root that is not watched yet.
+/// Chooses for a root that is not watched yet; `most` watches are to be had.
 #[must_use]
-pub fn choose(source: &Source, asked: Asked) -> Choice {
+pub fn choose(source: &Source, asked: Asked, most: u64) -> Choice {
     let why = match asked {
         Asked::Inotify => return inotify("it is configured", None),
         Asked::Fanotify => "it is configured".to_owned(),
-        Asked::Auto => match suits(source) {
+        Asked::Auto => match suits(source, most) {
             Ok(why) => why,
             Err(why_not) => return inotify(why_not, None),
         },
@@ -61,13 +61,17 @@ fn inotify(reason: impl Into<String>, refused: Option<String>) -> Choice {
 }
 
 /// Whether a mark suits the root, and why or why not.
-fn suits(source: &Source) -> Result<String, String> {
+fn suits(source: &Source, most: u64) -> Result<String, String> {
     if mounts::is_top_of_file_system(&source.root).unwrap_or(false) {
         return Ok("the root is a file system of its own".to_owned());
     }
     let until = clock::now() + COUNT_MAX;
-    match count_directories(source, MANY, until) {
-        Some(count) if count < MANY => Err(format!("the root has {count} directories, a part of its file system")),
+    let many = usize::try_from(most).map_or(MANY, |most| most.min(MANY));
+    match count_directories(source, many, until) {
+        Some(count) if count < many => Err(format!("the root has {count} directories, a part of its file system")),
+        Some(_) if many < MANY => {
+            Ok(format!("the root has {many} directories or more, and only {most} watches are to be had"))
+        }
         Some(_) => Ok(format!("the root has {MANY} directories or more")),
         None => Ok(format!("the directories of the root could not be counted in {} s", COUNT_MAX.as_secs())),
     }
@@ -137,14 +141,17 @@ mod tests {
     #[test]
     fn a_choice_says_why() {
         let scratch = tempfile::tempdir().unwrap();
-        let small = choose(&source(scratch.path(), true), Asked::Auto);
+        let small = choose(&source(scratch.path(), true), Asked::Auto, u64::MAX);
         assert_eq!((small.backend, small.refused), (Backend::Inotify, None));
         assert!(small.reason.contains("1 directories"), "{}", small.reason);
-        assert_eq!(choose(&source(scratch.path(), true), Asked::Inotify).backend, Backend::Inotify);
-        let refused = choose(&source(scratch.path(), false), Asked::Fanotify);
+        let few = choose(&source(scratch.path(), true), Asked::Auto, 1);
+        let reason = if few.backend == Backend::Fanotify { few.reason } else { few.refused.unwrap_or_default() };
+        assert!(!reason.is_empty());
+        assert_eq!(choose(&source(scratch.path(), true), Asked::Inotify, u64::MAX).backend, Backend::Inotify);
+        let refused = choose(&source(scratch.path(), false), Asked::Fanotify, u64::MAX);
         assert_eq!(refused.backend, Backend::Inotify);
         assert!(refused.refused.unwrap().contains("one_file_system"));
-        let refused = choose(&source(std::path::Path::new("/proc"), true), Asked::Fanotify);
+        let refused = choose(&source(std::path::Path::new("/proc"), true), Asked::Fanotify, u64::MAX);
         assert!(refused.backend == Backend::Inotify && refused.refused.is_some());
     }
 }

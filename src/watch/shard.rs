@@ -106,13 +106,6 @@ pub(super) struct Counters {
     pub entries: AtomicI64,
 }
 
-impl Counters {
-    /// A directory that lacked a watch for this reason is looked at again, and counted anew if it still does.
-    pub(super) fn has_watch(&self, lack: Lack) {
-        self.unwatched[lack as usize].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A reading of a root's counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
@@ -247,6 +240,15 @@ impl<G: Ground> Source<G> {
             unwatched: lacking.iter().sum(),
             lacking,
             entries: u64::try_from(self.counters.entries.load(Ordering::Relaxed)).unwrap_or(0),
+        }
+    }
+
+    /// A directory that lacked a watch was looked at again, and counted anew if it still does.
+    pub(super) fn looked_again(&self, lack: Lack) {
+        let was_last = self.counters.unwatched[lack as usize].fetch_sub(1, Ordering::Relaxed) == 1;
+        if was_last && self.unwatched_said[lack as usize].swap(false, Ordering::Relaxed) {
+            let reason = lack.name();
+            tracing::info!(root = self.name, reason, "no directory lacks a watch for this reason any more");
         }
     }
 
@@ -795,7 +797,7 @@ impl<G: Ground> Shard<G> {
         let place = path.parent().zip(path.name());
         match place.and_then(|(parent, name)| Some((self.directory_at(&parent)?, name))) {
             Some((parent, name)) => self.start_walk(parent, name, Reason::Retry(since, lack)),
-            None => self.source.counters.has_watch(lack),
+            None => self.source.looked_again(lack),
         }
     }
 

@@ -152,7 +152,7 @@ impl<G: Ground> Shard<G> {
         self.tell_watched();
         self.finished += 1;
         if let Reason::Retry(_, lack) = walk.reason {
-            self.source.counters.has_watch(lack);
+            self.source.looked_again(lack);
         }
         // Without a path it left by rename: whatever attaches it again marks it, as does its new owner.
         let Some(path) = self.map.path(walk.parent).map(|parent| parent.join(&walk.name)) else { return };

@@ -140,6 +140,11 @@ fn watches_that_run_out_while_running_are_looked_for_by_ctime_and_had_again_with
     set_limit(&agent, 1000);
     until("healthy again", PATIENCE, &agent, || status(&ground).is_some_and(|(code, _)| code == Some(0)));
     assert_eq!(unwatched(&ground), 0);
+    assert!(
+        agent.log().contains("no directory lacks a watch for this reason any more"),
+        "{}",
+        agent.last_log_lines(20)
+    );
     make(&ground, 40, 45);
     ground.wait_equal(&agent);
 }
@@ -198,7 +203,7 @@ fn watches_hold_no_more_than_their_part_of_the_memory() {
     fs::write(proc.join("meminfo"), "MemTotal: 78 kB\n").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
     command.arg("mirror").arg(&ground.source).arg(&ground.target).arg("--state").arg(ground.place.join("state"));
-    command.args(["--shards", "1"]).env("FANSYNC_TEST_PROC", &proc);
+    command.args(["--shards", "1", "--watch", "inotify"]).env("FANSYNC_TEST_PROC", &proc);
     command.env("FANSYNC_TEST_UNWATCHED_MS", "500").env("FANSYNC_TEST_SLACK_MS", "200");
     let mut agent = Agent::spawn(command, &ground.place);
     agent.wait_ready();
@@ -220,5 +225,29 @@ fn watches_hold_no_more_than_their_part_of_the_memory() {
         fs::remove_dir_all(ground.at(&number.to_string())).unwrap();
     }
     until("healthy again", PATIENCE, &agent, || status(&ground).is_some_and(|(code, _)| code == Some(0)));
+    ground.wait_equal(&agent);
+}
+
+/// Watches are short, by what memory allows, and a mark needs none.
+#[test]
+fn a_root_with_more_directories_than_watches_is_watched_by_fanotify_where_that_is_possible() {
+    let ground = Ground::new();
+    make(&ground, 0, 40);
+    let proc = ground.place.join("proc");
+    fs::create_dir_all(proc.join("self")).unwrap();
+    fs::write(proc.join("meminfo"), "MemTotal: 78 kB\n").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
+    command.arg("mirror").arg(&ground.source).arg(&ground.target).arg("--state").arg(ground.place.join("state"));
+    command.env("FANSYNC_TEST_PROC", &proc);
+    let mut agent = Agent::spawn(command, &ground.place);
+    agent.wait_ready();
+    if agent.log().contains("fanotify is not possible here") {
+        eprintln!("skipped: {}", agent.last_log_lines(20));
+        return;
+    }
+    let (code, told) = status(&ground).unwrap();
+    assert_eq!((code, &told["roots"][0]["unwatched"]), (Some(0), &0.into()), "{told}");
+    assert!(agent.log().contains("and only 15 watches are to be had"), "{}", agent.last_log_lines(20));
+    fs::write(ground.at("39/deep/f"), "new").unwrap();
     ground.wait_equal(&agent);
 }

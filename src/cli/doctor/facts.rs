@@ -10,7 +10,7 @@ use crate::cli::report::Failure;
 use crate::cli::{count, run};
 use crate::config::{Config, RootConfig, WatchBackend};
 use crate::filter::Filter;
-use crate::limits;
+use crate::limits::{self, Allowance};
 use crate::sys::fanotify::Fanotify;
 use crate::sys::limits::{Limit, Proc};
 use crate::sys::privileges::Privileges;
@@ -76,8 +76,10 @@ pub fn gather(subjects: &Subjects, proc: &Proc, patience: &Patience) -> Result<F
         Err(other) => return Err(other),
         Ok(()) => crate::worker::ship::version(&program).map_err(|error| error.to_string()),
     };
+    let raises = subjects.config.as_ref().is_some_and(|(config, _)| config.tunables.raise);
+    let most = Allowance::of_machine(proc.clone(), raises).most();
     let deadline = patience.count.map(|count| clock::now() + count);
-    let roots: Vec<RootFacts> = subjects.roots.iter().filter_map(|root| root_facts(root, deadline)).collect();
+    let roots: Vec<RootFacts> = subjects.roots.iter().filter_map(|root| root_facts(root, deadline, most)).collect();
     let mut configuration = Vec::new();
     let mut targets = Vec::new();
     if let Some((config, positions)) = &subjects.config {
@@ -136,10 +138,10 @@ fn filter_of(root: &RootConfig) -> Filter {
 }
 
 /// `None`: it cannot be opened, of which the configuration's problems tell.
-fn root_facts(root: &RootConfig, deadline: Option<Instant>) -> Option<RootFacts> {
+fn root_facts(root: &RootConfig, deadline: Option<Instant>, most: u64) -> Option<RootFacts> {
     let filter = filter_of(root);
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, filter.clone()).ok()?;
-    let choice = watch::choose(&source, preflight::asked(root.watch));
+    let choice = watch::choose(&source, preflight::asked(root.watch), most);
     let mount = mounts::mount_of(&source.root).and_then(mounts::describe).ok().flatten();
     let (kind, options) =
         mount.map_or_else(|| ("an unknown file system".to_owned(), Vec::new()), |mount| (mount.kind, mount.options));

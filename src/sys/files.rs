@@ -94,6 +94,16 @@ pub fn open_place(root: BorrowedFd<'_>, path: &RelPath) -> io::Result<OwnedFd> {
     open_beneath(root, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC)
 }
 
+/// Opens the directory `name` in the open directory `place`, never through a symlink: wherever `place` is by now, it is
+/// in there.
+///
+/// # Errors
+/// Those of open(2): `ENOENT`, `ENOTDIR` (also for a symlink), `EACCES`, …
+pub fn open_in(place: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::openat(place, name, flags, Mode::empty()))?)
+}
+
 fn open_beneath(root: BorrowedFd<'_>, path: &RelPath, flags: OFlags) -> io::Result<OwnedFd> {
     let name: &[u8] = if path.is_root() { b"." } else { path.as_bytes() };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -211,8 +221,9 @@ pub fn is_empty(directory: impl AsFd) -> io::Result<bool> {
 /// # Errors
 /// Those of getdents64(2).
 pub fn list(directory: impl AsFd, mut each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()> {
-    let mut buffer = Vec::with_capacity(32 * 1024);
-    let mut reader = rustix::fs::RawDir::new(directory, buffer.spare_capacity_mut());
+    // On the stack: more brings nothing, and an allocation for each directory costs more than a small directory's entries.
+    let mut buffer = [const { std::mem::MaybeUninit::uninit() }; 32 * 1024];
+    let mut reader = rustix::fs::RawDir::new(directory, &mut buffer);
     while let Some(entry) = reader.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();

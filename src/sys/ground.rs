@@ -75,6 +75,12 @@ pub trait Ground: Debug {
     /// As there.
     fn open_place(&self, path: &RelPath) -> io::Result<Self::Directory>;
 
+    /// Opens a directory by its name in an open directory, see [`files::open_in`].
+    ///
+    /// # Errors
+    /// As there.
+    fn open_in(&self, place: &Self::Directory, name: &[u8]) -> io::Result<Self::Directory>;
+
     /// Looks at the root itself.
     ///
     /// # Errors
@@ -104,12 +110,6 @@ pub trait Ground: Debug {
     /// # Errors
     /// As there.
     fn status_at(&self, place: &Self::Directory, name: &[u8]) -> io::Result<Status>;
-
-    /// Looks at the directory that an open directory lies in now, whatever its path was.
-    ///
-    /// # Errors
-    /// As [`files::status_at`].
-    fn parent_of(&self, directory: &Self::Directory) -> io::Result<Status>;
 
     /// Lists an open directory, see [`files::list`].
     ///
@@ -213,6 +213,10 @@ impl Ground for OwnedFd {
         files::open_place(self.as_fd(), path)
     }
 
+    fn open_in(&self, place: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
+        files::open_in(place.as_fd(), name)
+    }
+
     fn status(&self) -> io::Result<Status> {
         files::status_of(self)
     }
@@ -231,10 +235,6 @@ impl Ground for OwnedFd {
 
     fn status_at(&self, place: &OwnedFd, name: &[u8]) -> io::Result<Status> {
         files::status_at(place.as_fd(), name)
-    }
-
-    fn parent_of(&self, directory: &OwnedFd) -> io::Result<Status> {
-        files::status_at(directory.as_fd(), b"..")
     }
 
     fn list(&self, directory: &OwnedFd, each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()> {

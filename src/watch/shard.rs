@@ -330,13 +330,13 @@ pub struct Shard<G: Ground = OwnedFd> {
     pub(super) watches: G::Watches,
     pub(super) map: Directories,
     trunk: Option<Trunk>,
-    pub(super) walks: Vec<Walk>,
+    pub(super) walks: Vec<Walk<G::Directory>>,
     /// Detached directories beneath which directories came or went.
     pub(super) missed: HashSet<DirectoryId>,
     /// Walks that ended, and whose marks and losses may not be handed over yet.
     pub(super) finished: usize,
     /// Walks beneath a departed directory, continued at the next tick.
-    pub(super) suspended: Vec<Walk>,
+    pub(super) suspended: Vec<Walk<G::Directory>>,
     departed: Vec<(Instant, DirectoryId)>,
     /// Events come although the map is not filled yet: its first walk has not ended, or its end is not in what was read.
     pub(super) filling: bool,
@@ -652,8 +652,16 @@ impl<G: Ground> Shard<G> {
     }
 
     pub(super) fn start_walk(&mut self, parent: DirectoryId, name: &[u8], reason: Reason) {
+        self.open_walk(Walk::new(parent, name, reason));
+    }
+
+    pub(super) fn open_walk(&mut self, walk: Walk<G::Directory>) {
         self.source.unsettled_up();
-        self.walks.push(Walk::new(parent, name, reason));
+        // The one that was at work until now waits.
+        if let Some(last) = self.walks.last_mut() {
+            last.release();
+        }
+        self.walks.push(walk);
     }
 
     /// A directory left by rename. Within this shard its new name re-binds it; otherwise its watches end.

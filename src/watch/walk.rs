@@ -28,21 +28,75 @@ pub(super) enum Reason {
     Retry(WallTime, Lack),
 }
 
-/// A directory to be walked with all beneath it.
+/// Directories to be walked, each with all beneath it.
 #[derive(Debug)]
-pub(super) struct Walk {
-    parent: DirectoryId,
-    name: Box<[u8]>,
+pub(super) struct Walk<D> {
     reason: Reason,
-    /// Directories still to be visited, the next one last.
-    stack: Vec<(DirectoryId, Box<[u8]>)>,
-    /// Something new was found, so the end of the walk is worth a mark.
+    /// The first has the names that the walk is for, each of the others what was found in a directory that was visited: the
+    /// last of its names is visited next.
+    levels: Vec<Level<D>>,
+    /// The last name of the first level was visited, and something lies beneath it to be visited still.
+    entered: bool,
+    /// Something new was found under that name, so its end is worth a mark.
     found: bool,
     /// What is watched under its name already is entered too.
     thorough: bool,
+    /// The same, under that name at least.
+    thorough_here: bool,
     /// How many times it had to wait for the events that tell where it is.
     waited: u8,
 }
+
+/// A directory of which some names are still to be visited.
+#[derive(Debug)]
+struct Level<D> {
+    directory: DirectoryId,
+    /// It, as long as it is held, and which inode that is. What is opened by name from here lies in that very directory,
+    /// wherever it is by now.
+    held: Option<(u64, D)>,
+    names: Names,
+}
+
+/// Names, the last one first. One piece of memory, as a directory may have a million.
+#[derive(Debug, Default)]
+struct Names(Vec<u8>);
+
+impl Names {
+    /// A name is at most 255 bytes, in every Linux file system.
+    fn push(&mut self, name: &[u8]) {
+        self.0.extend_from_slice(name);
+        self.0.push(u8::try_from(name.len()).expect("a name is at most 255 bytes"));
+    }
+
+    fn last(&self) -> Option<&[u8]> {
+        let (length, names) = self.0.split_last()?;
+        names.get(names.len() - usize::from(*length)..)
+    }
+
+    fn pop(&mut self) {
+        if let Some(last) = self.last() {
+            self.0.truncate(self.0.len() - last.len() - 1);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (length, names) = rest.split_last()?;
+            let (before, name) = names.split_at(names.len() - usize::from(*length));
+            rest = before;
+            Some(name)
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// So many of the directories above the one at work are held open: what is deeper gives up those at the top, which are
+/// opened by their path again when it is their turn. Bounds the descriptors of a shard.
+const HELD_MAX: usize = 32;
 
 /// A walk waits at most so many times for the events that tell where it is: one second. After that what it looks for is
 /// treated as what cannot be watched.
@@ -74,18 +128,60 @@ enum Bound {
     Nothing,
 }
 
-impl Walk {
+/// What a step of a walk came to.
+enum Step {
+    /// There is more.
+    Went,
+    /// It cannot be told yet where the next directory is.
+    Later,
+    /// That was all.
+    Ended,
+}
+
+impl<D> Walk<D> {
     pub(super) fn new(parent: DirectoryId, name: &[u8], reason: Reason) -> Self {
+        let mut names = Names::default();
+        names.push(name);
+        Self::of_names(parent, names, reason)
+    }
+
+    /// Under several names of one directory, one after the other.
+    fn of_names(parent: DirectoryId, names: Names, reason: Reason) -> Self {
         // What lies beneath may have been given up half-way.
         let thorough = matches!(reason, Reason::Retry(..));
-        let stack = vec![(parent, name.into())];
-        Self { parent, name: name.into(), reason, stack, found: false, thorough, waited: 0 }
+        let levels = vec![Level { directory: parent, held: None, names }];
+        Self { reason, levels, entered: false, found: false, thorough, thorough_here: thorough, waited: 0 }
     }
 
     /// The same, but whatever the map knows beneath is looked at too.
     pub(super) fn thorough(mut self) -> Self {
-        self.thorough = true;
+        (self.thorough, self.thorough_here) = (true, true);
         self
+    }
+
+    /// Holds nothing open. Only the walk at work does.
+    pub(super) fn release(&mut self) {
+        for level in &mut self.levels {
+            level.held = None;
+        }
+    }
+
+    /// The next directory is done, or given up.
+    fn pass(&mut self) {
+        match &mut *self.levels {
+            // The first level's name is needed once more, for the mark.
+            [_] => self.entered = true,
+            [.., level] => level.names.pop(),
+            [] => {}
+        }
+    }
+
+    /// Goes on in a directory that was just visited.
+    fn enter(&mut self, level: Level<D>) {
+        if let Some(above) = self.levels.len().checked_sub(HELD_MAX) {
+            self.levels[above].held = None;
+        }
+        self.levels.push(level);
     }
 }
 
@@ -94,20 +190,26 @@ impl<G: Ground> Shard<G> {
     pub(super) fn walk_slice(&mut self, budget: usize) -> bool {
         for _directory in 0..budget {
             let Some(mut walk) = self.walks.pop() else { return false };
-            match walk.stack.pop() {
-                None => self.finish_walk(&walk),
-                Some((parent, name)) if self.step(&mut walk, parent, &name) => self.walks.push(walk),
+            match self.step(&mut walk) {
+                Step::Went => self.walks.push(walk),
+                Step::Ended => {
+                    self.tell_watched();
+                    self.finished += 1;
+                }
                 // A directory above left by rename; where it went is known within `DEPARTED_WAIT`.
-                Some(step) if walk.waited < WAITS_MAX => {
+                Step::Later if walk.waited < WAITS_MAX => {
                     walk.waited += 1;
-                    walk.stack.push(step);
+                    walk.release();
                     self.suspended.push(walk);
                 }
-                Some((parent, name)) => {
+                Step::Later => {
                     // Something else hides it, such as a mount.
-                    if let Some(path) = self.map.path(parent).map(|parent| parent.join(&name)) {
+                    if let Some(level) = walk.levels.last()
+                        && let Some(path) = self.path_of(level.directory, level.names.last().unwrap_or_default())
+                    {
                         self.leave_unwatched(path, Lack::Unreadable, &io::Error::from_raw_os_error(libc::ESTALE));
                     }
+                    walk.pass();
                     self.walks.push(walk);
                 }
             }
@@ -115,9 +217,23 @@ impl<G: Ground> Shard<G> {
         !self.walks.is_empty()
     }
 
-    /// Visits one directory; false when it cannot be told yet where that is.
-    fn step(&mut self, walk: &mut Walk, parent: DirectoryId, name: &[u8]) -> bool {
-        let enter = match self.visit(parent, name) {
+    /// Visits the next directory.
+    fn step(&mut self, walk: &mut Walk<G::Directory>) -> Step {
+        while walk.levels.len() > 1 && walk.levels.last().is_some_and(|level| level.names.is_empty()) {
+            walk.levels.pop();
+        }
+        if walk.entered && walk.levels.len() == 1 {
+            self.finish_name(walk);
+        }
+        let Some(level) = walk.levels.last_mut() else { return Step::Ended };
+        let Some(name) = level.names.last() else { return Step::Ended };
+        let visit = match self.hold(level.directory, &mut level.held) {
+            Ok(place) => self.visit(level.directory, place, name),
+            Err(Some(error)) => self.unwatched(level.directory, name, Lack::Unreadable, &error),
+            Err(None) if self.map.contains(level.directory) => Visit::Later,
+            Err(None) => Visit::Nothing,
+        };
+        let enter = match visit {
             Visit::New(directory, open) => {
                 walk.found = true;
                 Some((directory, open))
@@ -130,75 +246,112 @@ impl<G: Ground> Shard<G> {
                 let others = !(self.walks.is_empty() && self.suspended.is_empty());
                 let unwatched = !self.unwatched.is_empty();
                 let missed = self.missed.remove(&directory);
-                walk.thorough |= others || unwatched || missed || self.source.filter.depends_on_place();
+                walk.thorough_here |= others || unwatched || missed || self.source.filter.depends_on_place();
                 Some((directory, open))
             }
             // Whoever bound it has listed it.
-            Visit::Known(directory, open) => walk.thorough.then_some((directory, open)),
+            Visit::Known(directory, open) => walk.thorough_here.then_some((directory, open)),
             Visit::Unwatched => {
                 walk.found = true;
                 None
             }
             Visit::Nothing => None,
-            Visit::Later => return false,
+            Visit::Later => return Step::Later,
         };
+        walk.pass();
         if let Some((directory, open)) = enter {
-            self.list_into(directory, &open, &mut walk.stack);
+            let names = self.list_into(directory, &open);
+            if let Some(inode) = self.inode_of(directory)
+                && !names.is_empty()
+            {
+                walk.enter(Level { directory, held: Some((inode, open)), names });
+            }
         }
-        true
+        Step::Went
     }
 
-    fn finish_walk(&mut self, walk: &Walk) {
-        self.tell_watched();
-        self.finished += 1;
+    /// All beneath the last name of the first level was visited.
+    fn finish_name(&mut self, walk: &mut Walk<G::Directory>) {
+        let Some(level) = walk.levels.first_mut() else { return };
         if let Reason::Retry(_, lack) = walk.reason {
             self.source.looked_again(lack);
         }
         // Without a path it left by rename: whatever attaches it again marks it, as does its new owner.
-        let Some(path) = self.map.path(walk.parent).map(|parent| parent.join(&walk.name)) else { return };
-        match walk.reason {
-            Reason::Start => {}
-            Reason::Appeared if !walk.found => {}
-            Reason::Appeared | Reason::Arrived => {
-                self.emit(Mark::new(path, MarkKind::Subtree).content(Content::Resend));
-            }
-            Reason::Retry(since, _) => {
-                let since = since.minus(self.source.slack);
-                self.lose(LossReason::Unwatched, vec![LostScope { path, recursive: true, since }]);
+        if let Some(path) = self.path_of(level.directory, level.names.last().unwrap_or_default()) {
+            match walk.reason {
+                Reason::Start => {}
+                Reason::Appeared if !walk.found => {}
+                Reason::Appeared | Reason::Arrived => {
+                    self.emit(Mark::new(path, MarkKind::Subtree).content(Content::Resend));
+                }
+                Reason::Retry(since, _) => {
+                    let since = since.minus(self.source.slack);
+                    self.lose(LossReason::Unwatched, vec![LostScope { path, recursive: true, since }]);
+                }
             }
         }
+        level.names.pop();
+        (walk.entered, walk.found, walk.thorough_here, walk.waited) = (false, false, walk.thorough, 0);
     }
 
-    /// Watches one directory, whatever the map says of it so far.
+    /// The path of a name in a directory, if that has one.
+    fn path_of(&self, directory: DirectoryId, name: &[u8]) -> Option<RelPath> {
+        self.map.path(directory).map(|path| path.join(name))
+    }
+
+    /// The directory whose names are visited. The error is `None` when it has no path, or its path leads to another one,
+    /// because something above moved and its event is still to be read.
     ///
-    /// The map is as old as the events that were read, the file system is of now: when something above was renamed since,
-    /// the path leads to nothing or to another directory. So the parent is compared too.
-    fn visit(&mut self, parent: DirectoryId, name: &[u8]) -> Visit<G::Directory> {
-        let Some(path) = self.map.path(parent).map(|parent| parent.join(name)) else {
-            return if self.map.contains(parent) { Visit::Later } else { Visit::Nothing };
-        };
-        if self.source.filter.excludes(&path, true) {
+    /// The map is as old as the events that were read, the file system is of now. So the directory that is opened by its
+    /// path is compared with the map's, and all that is opened from it while it is held lies in it.
+    fn hold<'a>(
+        &self,
+        directory: DirectoryId,
+        held: &'a mut Option<(u64, G::Directory)>,
+    ) -> Result<&'a G::Directory, Option<io::Error>> {
+        // While it is held its inode cannot be another's; but the map's directory may be another since.
+        let inode = self.inode_of(directory).ok_or(None)?;
+        if self.map.detached_above(directory).is_some() {
+            return Err(None);
+        }
+        if held.as_ref().is_none_or(|(held, _)| *held != inode) {
+            let path = self.map.path(directory).ok_or(None)?;
+            let root = &self.source.root;
+            let opened = root.open_place(&path).and_then(|place| Ok((root.status_of(&place)?.identity.inode, place)));
+            *held = match opened {
+                Ok((found, place)) if found == inode => Some((inode, place)),
+                Ok(_) => None,
+                Err(error) if is_gone(&error) => None,
+                Err(error) => return Err(Some(error)),
+            };
+        }
+        held.as_ref().map(|(_, place)| place).ok_or(None)
+    }
+
+    /// Watches the directory called `name` in `parent`, which is open as `place`, whatever the map says of it so far.
+    fn visit(&mut self, parent: DirectoryId, place: &G::Directory, name: &[u8]) -> Visit<G::Directory> {
+        let source = std::sync::Arc::clone(&self.source);
+        if !source.filter.is_empty()
+            && self.path_of(parent, name).is_none_or(|path| source.filter.excludes(&path, true))
+        {
             return Visit::Nothing;
         }
-        let source = std::sync::Arc::clone(&self.source);
-        let looked = source.root.open_directory(&path).and_then(|directory| {
-            let status = source.root.status_of(&directory)?;
-            let above = source.root.parent_of(&directory)?.identity.inode;
-            Ok((directory, status.identity, above))
-        });
-        let (directory, identity, above) = match looked {
+        let looked = source
+            .root
+            .open_in(place, name)
+            .and_then(|directory| source.root.status_of(&directory).map(|status| (directory, status.identity)));
+        let (directory, identity) = match looked {
             Ok(looked) => looked,
-            Err(error) if is_gone(&error) => return self.not_there(parent, name, &path),
-            Err(error) => {
-                self.leave_unwatched(path, Lack::Unreadable, &error);
-                return Visit::Unwatched;
+            Err(error) if is_gone(&error) => {
+                self.drop_child(parent, name);
+                return Visit::Nothing;
             }
+            Err(error) => return self.unwatched(parent, name, Lack::Unreadable, &error),
         };
-        if Some(above) != self.inode_of(parent) {
-            return Visit::Later;
-        }
         if source.one_file_system && identity.device != source.device {
-            source.say_mount(&path);
+            if let Some(path) = self.path_of(parent, name) {
+                source.say_mount(&path);
+            }
             self.drop_child(parent, name);
             return Visit::Nothing;
         }
@@ -212,10 +365,7 @@ impl<G: Ground> Shard<G> {
             Err(WatchError::Vanished) => Visit::Nothing,
             Err(
                 error @ (WatchError::LimitReached | WatchError::Memory | WatchError::Handle(_) | WatchError::Other(_)),
-            ) => {
-                self.leave_unwatched(path, Lack::of(&error), &error);
-                Visit::Unwatched
-            }
+            ) => self.unwatched(parent, name, Lack::of(&error), &error),
         }
     }
 
@@ -248,28 +398,17 @@ impl<G: Ground> Shard<G> {
         }
     }
 
-    /// There is no directory at `path`. That says something of `name` only if its parent is where the map has it.
-    fn not_there(&mut self, parent: DirectoryId, name: &[u8], path: &RelPath) -> Visit<G::Directory> {
-        let root = &self.source.root;
-        let parent_path = path.parent().unwrap_or_else(RelPath::root);
-        let looked = root.open_place(&parent_path).and_then(|place| {
-            let inode = root.status_of(&place)?.identity.inode;
-            Ok((inode, root.status_at(&place, name).map(|status| status.entry_type)))
-        });
-        match looked {
-            Err(error) if is_gone(&error) => Visit::Later,
-            Err(error) => {
-                self.leave_unwatched(path.clone(), Lack::Unreadable, &error);
-                Visit::Unwatched
-            }
-            Ok((inode, _)) if Some(inode) != self.inode_of(parent) => Visit::Later,
-            // It is back.
-            Ok((_, Ok(EntryType::Directory))) => Visit::Later,
-            Ok(_) => {
-                self.drop_child(parent, name);
-                Visit::Nothing
-            }
+    fn unwatched<D>(
+        &mut self,
+        parent: DirectoryId,
+        name: &[u8],
+        lack: Lack,
+        error: &dyn std::error::Error,
+    ) -> Visit<D> {
+        if let Some(path) = self.path_of(parent, name) {
+            self.leave_unwatched(path, lack, error);
         }
+        Visit::Unwatched
     }
 
     /// Which inode the map has for a directory. Only the trunk watches the root.
@@ -288,21 +427,17 @@ impl<G: Ground> Shard<G> {
             let Some(child) = child.filter(|child| self.is_at(*child, &place)) else {
                 // It came or was replaced unseen. What is at the top has its errand.
                 if at != self.map.root() || child.is_some() {
-                    self.source.unsettled_up();
-                    self.walks.push(Walk::new(at, name, Reason::Appeared).thorough());
+                    self.open_walk(Walk::new(at, name, Reason::Appeared).thorough());
                 }
                 return;
             };
             at = child;
         }
-        let mut children = Vec::new();
         if let Ok(open) = self.source.root.open_directory(path)
             && self.source.root.status_of(&open).is_ok_and(|status| Some(status.identity.inode) == self.inode_of(at))
         {
-            self.list_into(at, &open, &mut children);
-        }
-        for (parent, name) in children {
-            self.start_walk(parent, &name, Reason::Appeared);
+            let names = self.list_into(at, &open);
+            self.open_walk(Walk::of_names(at, names, Reason::Appeared));
         }
     }
 
@@ -330,8 +465,10 @@ impl<G: Ground> Shard<G> {
                 self.map.bind(here, wd, inode);
                 Bound::New(here)
             }
-            (None, _) => {
-                self.drop_child(parent, name);
+            (None, here) => {
+                if here.is_some() {
+                    self.drop_child(parent, name);
+                }
                 self.bind_new(parent, name, wd, inode)
             }
         }
@@ -356,24 +493,27 @@ impl<G: Ground> Shard<G> {
         }
     }
 
-    /// Lists a watched directory: its subdirectories go on the stack, children of the map that are not there any
-    /// more leave it.
-    fn list_into(&mut self, directory: DirectoryId, open: &G::Directory, stack: &mut Vec<(DirectoryId, Box<[u8]>)>) {
-        let Some(path) = self.map.path(directory) else { return };
-        let (names, entries) = match self.subdirectories(&path, open) {
-            Ok(listed) => listed,
+    /// Lists a watched directory: gives its subdirectories; children of the map that are not there any more leave it.
+    fn list_into(&mut self, directory: DirectoryId, open: &G::Directory) -> Names {
+        let mut names = Names::default();
+        let path = if self.source.filter.is_empty() { None } else { self.map.path(directory) };
+        let entries = match self.each_subdirectory(path.as_ref(), open, |name| names.push(name)) {
+            Ok(entries) => entries,
             // It is gone: another event says so.
-            Err(error) if is_gone(&error) => return,
+            Err(error) if is_gone(&error) => return Names::default(),
             Err(error) => {
-                self.source.say_unreadable(&path, &error);
-                // What lies beneath has no watch, so it is asked for again.
-                return self.leave_unwatched(path, Lack::Unreadable, &error);
+                if let Some(path) = self.map.path(directory) {
+                    self.source.say_unreadable(&path, &error);
+                    // What lies beneath has no watch, so it is asked for again.
+                    self.leave_unwatched(path, Lack::Unreadable, &error);
+                }
+                return Names::default();
             }
         };
         self.map.set_entries(directory, entries);
         let mut known = self.map.children(directory).peekable();
         if known.peek().is_some() {
-            let present: HashSet<&[u8]> = names.iter().map(|name| &**name).collect();
+            let present: HashSet<&[u8]> = names.iter().collect();
             let gone: Vec<DirectoryId> = known.filter(|(_, name)| !present.contains(name)).map(|(id, _)| id).collect();
             for child in gone {
                 for wd in self.map.remove(child) {
@@ -381,14 +521,27 @@ impl<G: Ground> Shard<G> {
                 }
             }
         }
-        stack.extend(names.into_iter().map(|name| (directory, name)));
+        names
     }
 
     /// The names of the directories in the open directory at `path`, excluded ones left out, and how many entries of any
     /// kind there are.
     pub(super) fn subdirectories(&self, path: &RelPath, directory: &G::Directory) -> io::Result<(Vec<Box<[u8]>>, u32)> {
-        let root = &self.source.root;
         let mut names: Vec<Box<[u8]>> = Vec::new();
+        let entries = self.each_subdirectory(Some(path), directory, |name| names.push(name.into()))?;
+        Ok((names, entries))
+    }
+
+    /// Calls `each` for every directory in the open directory at `path` that is not excluded; returns how many entries of
+    /// any kind there are. Without a path, which only rules ask for, nothing is excluded.
+    fn each_subdirectory(
+        &self,
+        path: Option<&RelPath>,
+        directory: &G::Directory,
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<u32> {
+        let (root, filter) = (&self.source.root, &self.source.filter);
+        let is_ours = |name: &[u8]| path.is_none_or(|path| !filter.excludes(&path.join(name), true));
         let mut entries = 0_u32;
         root.list(directory, |name, entry_type, _inode| {
             entries = entries.saturating_add(1);
@@ -396,11 +549,11 @@ impl<G: Ground> Shard<G> {
                 Some(known) => known == EntryType::Directory,
                 None => root.status_at(directory, name).is_ok_and(|status| status.entry_type == EntryType::Directory),
             };
-            if is_directory && !self.source.filter.excludes(&path.join(name), true) {
-                names.push(name.into());
+            if is_directory && is_ours(name) {
+                each(name);
             }
         })?;
-        Ok((names, entries))
+        Ok(entries)
     }
 }
 

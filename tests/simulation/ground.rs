@@ -7,7 +7,7 @@ use std::time::Instant;
 use fansync::path::RelPath;
 use fansync::sys::clock::WallTime;
 use fansync::sys::fanotify::Whereabouts;
-use fansync::sys::files::{EntryType, Identity, Status};
+use fansync::sys::files::{EntryType, Status};
 use fansync::sys::ground::{Backend, Ground, Watches};
 use fansync::sys::handle::Handle;
 use fansync::sys::handle_table::HandleTable;
@@ -15,7 +15,7 @@ use fansync::sys::inotify::{WatchError, Wd};
 
 use super::files::{Inode, ROOT, errno};
 use super::kernel::Instance;
-use super::machine::Machine;
+use super::machine::{Machine, State};
 use super::mark::Group;
 
 /// An open directory.
@@ -53,11 +53,16 @@ impl Drop for Instances {
 
 impl Machine {
     fn open(&self, path: &RelPath) -> io::Result<Directory> {
+        self.open_found(|state| state.files.resolve(path), libc::ELOOP)
+    }
+
+    /// Opens the directory that is found; what is told instead of a symlink depends on the call.
+    fn open_found(&self, find: impl FnOnce(&State) -> io::Result<Inode>, symlink: i32) -> io::Result<Directory> {
         let mut state = self.call();
-        let inode = state.files.resolve(path)?;
+        let inode = find(&state)?;
         match state.files.entry_type(inode) {
             EntryType::Directory => {}
-            EntryType::Symlink => return Err(errno(libc::ELOOP)),
+            EntryType::Symlink => return Err(errno(symlink)),
             EntryType::File | EntryType::Special => return Err(errno(libc::ENOTDIR)),
         }
         state.files.get_mut(inode).open += 1;
@@ -94,6 +99,10 @@ impl Ground for Machine {
         self.open(path)
     }
 
+    fn open_in(&self, place: &Directory, name: &[u8]) -> io::Result<Directory> {
+        self.open_found(|state| state.lookup(place.inode, name).ok_or_else(|| errno(libc::ENOENT)), libc::ENOTDIR)
+    }
+
     fn status(&self) -> io::Result<Status> {
         Ok(self.call().files.status(ROOT))
     }
@@ -116,14 +125,6 @@ impl Ground for Machine {
         let state = self.call();
         let inode = state.lookup(place.inode, name).ok_or_else(|| errno(libc::ENOENT))?;
         Ok(state.files.status(inode))
-    }
-
-    fn parent_of(&self, directory: &Directory) -> io::Result<Status> {
-        let state = self.call();
-        let parent = state.files.get(directory.inode).parent;
-        // A directory that was removed still names the one that it was in.
-        let gone = Status { identity: Identity { device: 1, inode: parent }, ..state.files.status(ROOT) };
-        Ok(if state.files.exists(parent) { state.files.status(parent) } else { gone })
     }
 
     fn list(&self, directory: &Directory, mut each: impl FnMut(&[u8], Option<EntryType>, u64)) -> io::Result<()> {

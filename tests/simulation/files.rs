@@ -60,6 +60,10 @@ impl Files {
         files
     }
 
+    pub fn exists(&self, inode: Inode) -> bool {
+        self.nodes.contains_key(&inode)
+    }
+
     pub fn get(&self, inode: Inode) -> &Node {
         &self.nodes[&inode]
     }

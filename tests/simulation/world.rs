@@ -253,8 +253,8 @@ impl World {
         let permille = std::mem::take(&mut state.user.permille);
         drop(state);
         if let (Some(record), Control::Sound) = (self.disk.record(), self.setup.control) {
-            for (target, marks) in self.targets.iter().zip(self.disk.marks()) {
-                durable::check(&source, &record, &marks, target);
+            for ((target, marks), unseen) in self.targets.iter().zip(self.disk.marks()).zip(&self.unseen) {
+                durable::check(&source, &record, &marks, target, unseen);
             }
         }
         let mut state = self.machine.lock();

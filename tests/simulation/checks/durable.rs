@@ -1,5 +1,7 @@
 //! What the checkpoint holds, and what a rescan finds, covers every difference there is at a crash.
 
+use std::collections::BTreeMap;
+
 use fansync::change::{Content, Mark, MarkKind, SavedMark};
 use fansync::checkpoint::RootRecord;
 use fansync::path::RelPath;
@@ -56,8 +58,15 @@ fn topmost_missing(source: &Source<Machine>, path: &RelPath) -> RelPath {
     at
 }
 
-/// Checks the state of one target at a crash. `marks` are those of the checkpoint.
-pub fn check(source: &Source<Machine>, record: &RootRecord, marks: &[SavedMark], target: &Target) {
+/// Checks the state of one target at a crash. `marks` are those of the checkpoint; `unseen` is what no comparison by size
+/// and mtime could see when the target was compared, with its content.
+pub fn check(
+    source: &Source<Machine>,
+    record: &RootRecord,
+    marks: &[SavedMark],
+    target: &Target,
+    unseen: &BTreeMap<RelPath, u64>,
+) {
     let Some(watermark) = record.watermark else { return };
     let mut covers: Vec<Cover> = marks.iter().map(Cover::of_saved).collect();
     let since = watermark.minus(source.slack);
@@ -74,7 +83,12 @@ pub fn check(source: &Source<Machine>, record: &RootRecord, marks: &[SavedMark],
             (
                 Some(Thing { kind: Kind::File { size: one, content }, mtime: first, .. }),
                 Some(Thing { kind: Kind::File { size: two, content: other }, mtime: second, .. }),
-            ) => one == two && first == second && content != other,
+            ) => {
+                if unseen.get(&path) == Some(content) {
+                    continue;
+                }
+                one == two && first == second && content != other
+            }
             _ => false,
         };
         // Whatever deletes the topmost directory that is gone deletes all beneath.

@@ -80,13 +80,18 @@ impl Agent {
     /// # Panics
     /// With the log, when it ends before that, takes longer than 30 s, or does not watch as it was asked to.
     pub fn wait_ready(&mut self) {
+        self.wait_live();
+        let log = self.log();
+        assert!(!log.contains(REFUSED), "inotify has to be asked for where fanotify cannot be had:\n{log}");
+    }
+
+    /// As [`Self::wait_ready`], however it watches.
+    pub fn wait_live(&mut self) {
         let began = Instant::now();
         loop {
             // The status first: what an ended agent has logged is all there.
             let ended = self.child.try_wait().expect("the agent is our child");
-            let log = self.log();
-            assert!(!log.contains(REFUSED), "inotify has to be asked for where fanotify cannot be had:\n{log}");
-            if log.lines().any(|line| line.contains(LIVE)) {
+            if self.log().lines().any(|line| line.contains(LIVE)) {
                 return;
             }
             if let Some(status) = ended {

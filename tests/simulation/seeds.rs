@@ -68,13 +68,21 @@ fn whatever_happens_to_a_marked_file_system_targets_become_the_same() {
 #[test]
 #[ignore = "make soak"]
 fn soak_ten_thousand_seeds() {
+    ten_thousand(Backend::Inotify);
+}
+
+#[test]
+#[ignore = "make soak"]
+fn soak_ten_thousand_seeds_of_marks() {
+    ten_thousand(Backend::Fanotify);
+}
+
+fn ten_thousand(backend: Backend) {
     let first = std::env::var("FANSYNC_SIMULATION_FIRST").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    for backend in [Backend::Inotify, Backend::Fanotify] {
-        let tally = run(backend, first..first + 10_000);
-        #[expect(clippy::print_stdout, reason = "what the soak was worth")]
-        {
-            println!("{backend:?}, seeds {first} to {}: {tally:?}", first + 10_000);
-        }
+    let tally = run(backend, first..first + 10_000);
+    #[expect(clippy::print_stdout, reason = "what the soak was worth")]
+    {
+        println!("{backend:?}, seeds {first} to {}: {tally:?}", first + 10_000);
     }
 }
 

@@ -83,6 +83,8 @@ impl ShardLoop {
         let mut events = Events::with_capacity(16);
         let mut readable = true;
         let mut read_at: Option<Instant> = None;
+        // While it pauses, the poll does not tell of the queue: each event would be a wake-up, and that is what the pause saves.
+        let mut listening = true;
         let mut last_drain = clock::now();
         let mut looked = last_drain;
         loop {
@@ -113,6 +115,8 @@ impl ShardLoop {
                     // Wait a little: more of the same file is on its way.
                     if now.saturating_duration_since(last_drain) < BUSY_WITHIN {
                         read_at = Some(now + PAUSE_BUSY);
+                        self.poll.registry().deregister(&mut SourceFd(&raw))?;
+                        listening = false;
                     } else {
                         std::thread::park_timeout(PAUSE_IDLE);
                         readable = true;
@@ -127,6 +131,10 @@ impl ShardLoop {
                 read_at = None;
                 // Edge-triggered: until the queue was read to its end there will be no further event.
                 readable = !self.shard.drain()?;
+                if !std::mem::replace(&mut listening, true) {
+                    // Says at once what has come since the drain.
+                    self.poll.registry().register(&mut SourceFd(&raw), EVENTS, Interest::READABLE)?;
+                }
                 if !readable {
                     self.drained = round;
                 }

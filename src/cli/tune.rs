@@ -20,6 +20,7 @@ const HEAD: &str = "# Written by 'fansync tune'";
 #[derive(Debug, clap::Args)]
 pub struct TuneArguments {
     /// Directories that are or would be mirrored
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The roots of this configuration too
     #[arg(long, value_name = "FILE")]

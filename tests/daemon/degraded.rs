@@ -251,3 +251,37 @@ fn a_root_with_more_directories_than_watches_is_watched_by_fanotify_where_that_i
     fs::write(ground.at("39/deep/f"), "new").unwrap();
     ground.wait_equal(&agent);
 }
+
+#[test]
+fn what_this_user_may_not_read_is_told_by_that_reason_until_it_may() {
+    let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    if !Command::new("setpriv").args(as_nobody).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this user may not run anything as nobody");
+        return;
+    }
+    let ground = Ground::new();
+    make(&ground, 0, 3);
+    let allow = |path: &std::path::Path, mode| {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    allow(&ground.place, 0o755);
+    allow(&ground.target, 0o777);
+    allow(&ground.at("1/deep"), 0o700);
+    let state = ground.place.join("state");
+    fs::create_dir(&state).unwrap();
+    allow(&state, 0o777);
+    // The one of the build may lie where nobody may not go.
+    let program = ground.place.join("program");
+    fs::copy(env!("CARGO_BIN_EXE_fansync"), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(as_nobody).arg(&program).arg("mirror").arg(&ground.source).arg(&ground.target);
+    command.arg("--state").arg(&state).env("FANSYNC_TEST_UNWATCHED_MS", "500").env("FANSYNC_TEST_HASTE", "20");
+    let mut agent = Agent::spawn(command, &ground.place);
+    agent.wait_ready();
+    let degraded = || status(&ground).map(|(_, told)| told["roots"][0]["degraded"].clone()).unwrap_or_default();
+    until("degraded", PATIENCE, &agent, || degraded()[0]["reason"] == "unreadable");
+    assert_eq!(degraded()[0]["count"], 1);
+    allow(&ground.at("1/deep"), 0o755);
+    until("healthy again", PATIENCE, &agent, || degraded().as_array().is_some_and(Vec::is_empty));
+    until("last file", PATIENCE, &agent, || holds_text(&ground.there("1/deep/f"), "old"));
+}

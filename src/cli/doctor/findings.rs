@@ -431,6 +431,11 @@ fn needs(facts: &Facts) -> Needs {
     }
 }
 
+/// Before a number of what is taken: there may have been no time to look at all processes, or no right.
+fn at_least(facts: &Facts) -> &'static str {
+    if facts.usage.is_some_and(|usage| !usage.complete || usage.hidden > 0) { "at least " } else { "" }
+}
+
 /// The lines that raise a limit.
 fn raise(finding: Finding, limit: Limit, wanted: u64) -> Finding {
     let name = limit.sysctl();
@@ -462,7 +467,7 @@ fn watches(facts: &Facts) -> Option<Finding> {
     } else {
         "no directories were counted".to_owned()
     };
-    let what = format!("{name} is {}, {} are taken; {need}", grouped(now), grouped(used));
+    let what = format!("{name} is {}, {}{} are taken; {need}", grouped(now), at_least(facts), grouped(used));
     let finding = |level| {
         Finding::new("inotify_watches", level, what.clone()).figures([
             ("limit", now),

@@ -17,13 +17,14 @@ use super::report::Failure;
 /// The configuration that is looked at when nothing is named.
 const CONFIG_DEFAULT: &str = "/etc/fansync/fansync.yaml";
 
-/// How long what other processes hold is looked for. Reading a million watches of one takes about a second.
-const USAGE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long what other processes hold is looked for. Reading a hundred thousand watches of one takes a second or so.
+const USAGE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArguments {
     /// Directories that are or would be mirrored
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Look at the roots, targets and state folder of this configuration too (default, if no PATH is given:
     /// /etc/fansync/fansync.yaml, if it is there)

@@ -289,7 +289,7 @@ fn limits_on_watches() {
         move |facts: &mut Facts| {
             let taken = |watches| Taken { instances: 1, watches };
             let others = Others { inotify: taken(others), fanotify: Taken::default() };
-            facts.usage = Some(Usage { inotify: taken(all), others, ..Usage::default() });
+            facts.usage = Some(Usage { inotify: taken(all), others, complete: true, ..Usage::default() });
             facts.limits.insert(Limit::InotifyWatches, 262_144);
         }
     };
@@ -320,6 +320,12 @@ fn limits_on_watches() {
         "user.max_inotify_watches is 30, 0 are taken; 111,000 directories need one each",
         &["110,970 directories would have no watch", "sysctl -w user.max_inotify_watches=262144"],
     );
+    // There was no time, or no right, to look at everything.
+    for (complete, hidden) in [(false, 0), (true, 1)] {
+        let some = |facts: &mut Facts| facts.usage = Some(Usage { complete, hidden, ..Usage::default() });
+        let what = "fs.inotify.max_user_watches is 1,048,576, at least 0 are taken; 111,000 directories need one each";
+        check(some, name, Level::Ok, what, &[]);
+    }
     let uncounted = |facts: &mut Facts| facts.roots[0].count = None;
     check(
         uncounted,

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::sys::inotify::WatchError;
+
 /// Why a command did not do what it was asked for.
 #[derive(Debug)]
 pub enum Failure {
@@ -38,6 +40,21 @@ pub fn chain(error: &anyhow::Error) -> String {
     text
 }
 
+/// What to do about a failure whose cause is a limit of the kernel.
+fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        let no_watch = matches!(cause.downcast_ref(), Some(WatchError::LimitReached));
+        let no_descriptor = |error: &std::io::Error| error.raw_os_error() == Some(libc::EMFILE);
+        if no_watch {
+            Some("'fansync doctor' says what to raise")
+        } else if cause.downcast_ref().is_some_and(no_descriptor) {
+            Some("fs.inotify.max_user_instances or the number of open files is used up: 'fansync doctor' says which to raise")
+        } else {
+            None
+        }
+    })
+}
+
 /// Prints the failure; returns the exit code.
 pub fn report(failure: &Failure) -> ExitCode {
     let mut stderr = std::io::stderr().lock();
@@ -49,7 +66,8 @@ pub fn report(failure: &Failure) -> ExitCode {
             ExitCode::from(2)
         }
         Failure::Failed(error) => {
-            let _nobody_reads = writeln!(stderr, "fansync: {}", chain(error));
+            let hint = hint(error).map_or_else(String::new, |hint| format!("; {hint}"));
+            let _nobody_reads = writeln!(stderr, "fansync: {}{hint}", chain(error));
             ExitCode::from(1)
         }
         Failure::Told(code) => ExitCode::from(*code),

@@ -85,9 +85,12 @@ fn limits_that_a_tree_outgrows_are_told_raised_and_well_after_that() {
     let mut limits = DEFAULTS;
     limits[0].1 = 20;
     let proc = made_up(&bench, &limits);
+    // Where fanotify is possible it would be taken.
+    let config =
+        bench.yaml("state_dir: @/state\nroots:\n  - {path: @/source, watch: inotify, targets: [{url: @/target}]}\n");
     let run = |arguments: &[&str]| {
         let mut command = bench.fansync(arguments);
-        command.arg(bench.at("source")).env("FANSYNC_TEST_PROC", &proc);
+        command.arg("--config").arg(&config).env("FANSYNC_TEST_PROC", &proc);
         bench.finish(command)
     };
     let doctor = run(&["doctor"]);
@@ -259,6 +262,31 @@ fn in_a_user_namespace_its_own_limit_is_found_and_raised() {
     assert!(named(before, "backend")[0]["what"].as_str().unwrap().contains("user namespace"));
     assert!(finished.stderr.contains("user.max_inotify_watches raised from 10 to 131072"), "{}", finished.stderr);
     assert_eq!(named(after, "inotify_watches")[0]["level"], "ok", "{}", finished.stderr);
+}
+
+#[test]
+fn an_agent_that_does_not_start_for_a_limit_says_what_to_ask() {
+    if !possible("unshare", &["-Ur", "sh", "-c", "echo 10 > /proc/sys/user/max_inotify_watches"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let table = [
+        (
+            "max_inotify_watches",
+            "no watch left: fs.inotify.max_user_watches is used up; 'fansync doctor' says what to raise",
+        ),
+        (
+            "max_inotify_instances",
+            "cannot set up an inotify instance: Too many open files (os error 24); fs.inotify.max_user_instances",
+        ),
+    ];
+    for (limit, words) in table {
+        let mut command = Command::new("unshare");
+        let script = format!("echo 0 > /proc/sys/user/{limit}; exec \"$@\"");
+        command.args(["-Ur", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_fansync"), "mirror", "--no-state"]);
+        command.arg(bench.at("source")).arg(bench.at("target"));
+        bench.refused(command, 1, &[words]);
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ soak: tools
 # Each fuzz target for FUZZ_SECONDS, from the corpus in the repository; what it finds is left in fuzz/artifacts, and what
 # it learns in fuzz/target. The compiler is the stable one: cargo-fuzz needs flags that RUSTC_BOOTSTRAP lets pass.
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS ?= decode output filter config checkpoint control
+FUZZ_TARGETS ?= decode marks output filter config checkpoint control
 fuzz: tools
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
 	@set -e; for target in $(FUZZ_TARGETS); do \

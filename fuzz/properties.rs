@@ -20,8 +20,9 @@ use fansync::worker::outcome::{Applied, Exit, Names, Run, Standing, Verdict, WOR
 pub type Property = fn(&[u8]);
 
 /// The name of each property; that of its corpus folder too.
-pub const ALL: [(&str, Property); 6] = [
+pub const ALL: [(&str, Property); 7] = [
     ("decode", decode),
+    ("marks", decode_fanotify),
     ("output", output),
     ("filter", filter),
     ("config", config),
@@ -94,6 +95,47 @@ pub fn decode(bytes: &[u8]) {
 /// IN_DELETE_SELF, IN_MOVE_SELF, IN_UNMOUNT, IN_IGNORED.
 const fn libc_masks() -> u32 {
     0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800 | 0x2000 | 0x8000
+}
+
+/// As [`decode`], for a fanotify group: records end where they say, each is told by itself, and names stay within their record.
+pub fn decode_fanotify(bytes: &[u8]) {
+    type Told = Option<(EventKind, bool, Vec<u8>, Vec<u8>)>;
+    let told = |bytes: &[u8]| {
+        let mut told: Vec<Told> = Vec::new();
+        fansync::event::decode_fanotify(bytes, |record| {
+            told.push(match record {
+                Record::Overflow => None,
+                Record::Event(event) => {
+                    let Place::Handle(handle) = event.place else { panic!("an event of {:?}", event.place) };
+                    assert!(handle.bytes.len() <= 128, "a handle of {} bytes", handle.bytes.len());
+                    let bad = event.name == b"."
+                        || event.name == b".."
+                        || event.name.iter().any(|byte| b"/\0".contains(byte));
+                    assert!(!bad, "an event of the name {:?}", event.name);
+                    Some((event.kind, event.directory, handle.bytes.to_vec(), event.name.to_vec()))
+                }
+            });
+        });
+        told
+    };
+    let (mut by_themselves, mut at) = (Vec::new(), 0_usize);
+    while at < bytes.len() {
+        let length = bytes
+            .get(at..at + 24)
+            .map(|header| (u32::from_ne_bytes(header[..4].try_into().expect("four bytes")) as usize, header[4]));
+        let Some(record) = length
+            .filter(|(length, version)| *length >= 24 && *version == 3)
+            .and_then(|(length, _)| bytes.get(at..at.checked_add(length)?))
+        else {
+            by_themselves.push(None);
+            break;
+        };
+        let of_record = told(record);
+        assert!(of_record.len() <= 7, "{} events of one record", of_record.len());
+        by_themselves.extend(of_record);
+        at += record.len();
+    }
+    assert_eq!(told(bytes), by_themselves, "a record depends on those before it, or is lost");
 }
 
 // --- rsync's output ---

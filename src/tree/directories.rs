@@ -232,7 +232,7 @@ impl Directories {
     /// removed.
     ///
     /// # Panics
-    /// If `name` is longer than 255 bytes, which no file system allows.
+    /// If `name` is longer than 65,535 bytes, which the kernel never gives.
     pub fn reach(&mut self, parent: DirectoryId, name: &[u8]) -> Option<DirectoryId> {
         self.get(parent)?;
         let index = match self.find(parent.index, name) {

@@ -1,4 +1,4 @@
-//! The names of many directories, end to end in a few large pieces of memory: a length byte, then the name.
+//! The names of many directories, end to end in a few large pieces of memory: two bytes of length, then the name.
 //!
 //! An allocation of its own for each name would cost two or three times as much. What is removed stays until
 //! [`Names::is_wasteful`]; then whoever holds the handles copies what is left into a new store.
@@ -7,7 +7,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NameId(u32);
 
-/// Names begin at multiples of this, so that 32 bits reach 16 GiB: 64 million of the longest names. Unit: bytes.
+/// Names begin at multiples of this, so that 32 bits reach 16 GiB: 60 million of the usual longest. Unit: bytes.
 const GRAIN: usize = 4;
 
 /// One piece. Unit: bytes.
@@ -16,7 +16,8 @@ const PIECE: usize = 256 * 1024;
 /// Less is not worth a copy. Unit: bytes.
 const GARBAGE_MIN: usize = PIECE;
 
-/// Names that are at most 255 bytes each.
+/// Names that are at most 65,535 bytes each. `NAME_MAX` is 255, but file systems that count characters, and those in user
+/// space, have longer ones; the kernel itself ends at 4096.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pieces: Vec<Vec<u8>>,
@@ -27,16 +28,16 @@ pub(super) struct Names {
 
 /// What a name takes.
 fn room(name: &[u8]) -> usize {
-    (1 + name.len()).next_multiple_of(GRAIN)
+    (2 + name.len()).next_multiple_of(GRAIN)
 }
 
 impl Names {
     /// Keeps a copy of `name`.
     ///
     /// # Panics
-    /// If it is longer than 255 bytes (`NAME_MAX` of every Linux file system).
+    /// If it is longer than 65,535 bytes.
     pub(super) fn add(&mut self, name: &[u8]) -> NameId {
-        let length = u8::try_from(name.len()).expect("a name is at most 255 bytes");
+        let length = u16::try_from(name.len()).expect("a name is shorter than a path");
         let room = room(name);
         if self.pieces.last().is_none_or(|piece| piece.len() + room > PIECE) {
             self.pieces.push(Vec::with_capacity(PIECE));
@@ -45,7 +46,7 @@ impl Names {
         let piece = &mut self.pieces[last];
         let at = last * (PIECE / GRAIN) + piece.len() / GRAIN;
         let end = piece.len() + room;
-        piece.push(length);
+        piece.extend_from_slice(&length.to_ne_bytes());
         piece.extend_from_slice(name);
         piece.resize(end, 0);
         self.used += room;
@@ -56,7 +57,8 @@ impl Names {
     pub(super) fn get(&self, name: NameId) -> &[u8] {
         let at = name.0 as usize * GRAIN;
         let piece = &self.pieces[at / PIECE][at % PIECE..];
-        &piece[1..=usize::from(piece[0])]
+        let length = usize::from(u16::from_ne_bytes([piece[0], piece[1]]));
+        &piece[2..2 + length]
     }
 
     /// Nobody needs the name any more.

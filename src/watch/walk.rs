@@ -62,28 +62,32 @@ struct Level<D> {
 struct Names(Vec<u8>);
 
 impl Names {
-    /// A name is at most 255 bytes, in every Linux file system.
+    /// A name is shorter than a path, which is at most 4096 bytes.
     fn push(&mut self, name: &[u8]) {
         self.0.extend_from_slice(name);
-        self.0.push(u8::try_from(name.len()).expect("a name is at most 255 bytes"));
+        self.0.extend_from_slice(&u16::try_from(name.len()).expect("a name is shorter than a path").to_ne_bytes());
     }
 
     fn last(&self) -> Option<&[u8]> {
-        let (length, names) = self.0.split_last()?;
-        names.get(names.len() - usize::from(*length)..)
+        Self::split(&self.0).map(|(_, name)| name)
+    }
+
+    /// The last name of `names`, and what is before it.
+    fn split(names: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (names, length) = names.split_last_chunk()?;
+        names.split_at_checked(names.len() - usize::from(u16::from_ne_bytes(*length)))
     }
 
     fn pop(&mut self) {
         if let Some(last) = self.last() {
-            self.0.truncate(self.0.len() - last.len() - 1);
+            self.0.truncate(self.0.len() - last.len() - 2);
         }
     }
 
     fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &*self.0;
         std::iter::from_fn(move || {
-            let (length, names) = rest.split_last()?;
-            let (before, name) = names.split_at(names.len() - usize::from(*length));
+            let (before, name) = Self::split(rest)?;
             rest = before;
             Some(name)
         })

@@ -1,6 +1,7 @@
 //! What the map of directories costs, as the kernel counts it. A program of its own, so that nothing else grows.
 
 use fansync::sys::inotify::Wd;
+use fansync::sys::memory::resident;
 use fansync::tree::Directories;
 
 /// Directories in each of the tree that is mapped, which is three deep: 242,234. Just above 7/8 of a power of two, where a
@@ -10,13 +11,6 @@ const BRANCH: u32 = 62;
 /// User memory of one watched directory with a name of 8 to 20 bytes. Unit: bytes. With what a backend keeps of its own
 /// (fanotify: a table of handles of 20 to 30 bytes), this leaves a directory at 120.
 const EACH_MAX: u64 = 85;
-
-/// Memory of this process that is in RAM. Unit: bytes.
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size() as u64
-}
 
 /// Names as people and programs give them: 8 to 20 bytes.
 fn name(number: u32) -> String {
@@ -28,7 +22,7 @@ fn name(number: u32) -> String {
 
 #[test]
 fn a_directory_costs_little_more_than_its_name() {
-    let before = resident();
+    let before = resident().unwrap();
     let mut map = Directories::new();
     let (mut count, mut bytes) = (0_u32, 0);
     let mut level = vec![map.root()];
@@ -48,7 +42,7 @@ fn a_directory_costs_little_more_than_its_name() {
         level = next;
     }
     drop(level);
-    let each = resident().saturating_sub(before) / u64::from(count);
+    let each = resident().unwrap().saturating_sub(before) / u64::from(count);
     assert_eq!(map.watched(), count as usize);
     assert!(
         each <= EACH_MAX,

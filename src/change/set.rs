@@ -490,8 +490,7 @@ impl ChangeSet {
         let mut changes = Vec::new();
         for index in unsaved.touched.drain() {
             let node = NodeId::at(index);
-            let value = self.trie.value(node);
-            match self.saved(now, node, value) {
+            match self.trie.known(node).and_then(|value| self.saved(now, node, value)) {
                 Some(saved) => {
                     unsaved.told.insert(index);
                     changes.push((index, Some(saved)));
@@ -1229,6 +1228,15 @@ impl ChangeSet {
     #[must_use]
     pub fn widened(&self) -> u64 {
         self.widened
+    }
+
+    /// Forgets what need not be remembered any more, and gives back the memory of what was once nothing is.
+    pub fn give_back(&mut self, now: Instant) {
+        self.cool(now);
+        self.trie.give_back();
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.told.shrink_to(1024);
+        }
     }
 
     /// Paths that are remembered, whatever for; bounded by the marks and their depth.

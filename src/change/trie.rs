@@ -173,6 +173,22 @@ impl<T: Default + Weigh> Trie<T> {
         }
     }
 
+    /// Gives back the memory of many nodes when none is left but the root. Places of nodes that were may not exist then:
+    /// see [`Self::known`].
+    pub(super) fn give_back(&mut self) {
+        if self.index.is_empty() && self.nodes.capacity() > 1024 {
+            self.nodes.truncate(1);
+            self.nodes.shrink_to_fit();
+            self.free = Vec::new();
+            self.index = HashTable::new();
+        }
+    }
+
+    /// The value at a place that was in use once; `None` when it is given back.
+    pub(super) fn known(&self, node: NodeId) -> Option<&T> {
+        self.nodes.get(node.0 as usize).map(|node| &node.value)
+    }
+
     pub(super) fn value(&self, node: NodeId) -> &T {
         &self.nodes[node.0 as usize].value
     }

@@ -17,6 +17,7 @@ mod rounds;
 mod saver;
 mod shard;
 mod status;
+mod thrift;
 mod walkers;
 
 pub use agent::{Agent, AgentError, DeleteSetup, RootSetup, TargetSetup};

@@ -17,6 +17,7 @@ use super::links::LinkSearch;
 use super::ration::Ration;
 use super::rounds::Rounds;
 use super::saver::{Resume, Saver};
+use super::thrift::{Thrift, give_back};
 use super::walkers::{Asker, RescanProgress, ShardStatus, Walkers};
 use crate::change::{Mark, MarkKind, Now, Priority};
 use crate::checkpoint::Start;
@@ -157,6 +158,7 @@ impl Pipeline {
         let mut told_at = clock::now();
         let mut untold = true;
         let mut live = false;
+        let mut thrift = Thrift::default();
         let raw = self.clock_watch.raw();
         self.poll.registry().register(&mut SourceFd(&raw), CLOCK, Interest::READABLE)?;
         if self.resume.paused != (false, Vec::new()) {
@@ -176,6 +178,7 @@ impl Pipeline {
             if !live && self.source.is_live() {
                 live = true;
                 self.begin(now);
+                give_back(&self.source.name, "the first walk");
                 untold = true;
             }
             if events.iter().any(|event| event.token() == CLOCK) && self.clock_watch.was_set()? {
@@ -190,6 +193,7 @@ impl Pipeline {
                 for mark in &marks {
                     tracing::trace!(root = self.source.name, ?mark, "marked");
                 }
+                thrift.came(marks.len());
                 self.dispatcher.on_marks(now, &marks);
                 untold = true;
             }
@@ -210,6 +214,9 @@ impl Pipeline {
             if look_at <= now.instant || events.iter().any(|event| event.token() == MOUNTS) {
                 self.look_at_root(now.instant)?;
                 look_at = now.instant + ROOT_PAUSE;
+                if thrift.is_due(now.instant, self.dispatcher.give_back(now.instant)) {
+                    give_back(&self.source.name, "marks that are done");
+                }
             }
             for notice in self.dispatcher.release_due(now) {
                 self.tell(now.instant, notice);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::inbox::{ErrandBox, Inbox};
+use super::thrift::give_back;
 use crate::change::Mark;
 use crate::path::RelPath;
 use crate::rescan::{self, Finder, Scope, Task};
@@ -24,6 +25,9 @@ const MARKS: usize = 512;
 
 /// Between two attempts to hand something over.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
+
+/// Memory is given back after a pass over so many directories: it took long enough for that not to matter.
+const THRIFTY: usize = 10_000;
 
 /// The longest rest between two passes.
 const REST_MAX: Duration = Duration::from_secs(10);
@@ -291,6 +295,9 @@ impl Walkers {
             u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         );
         let (root, reason) = (&self.source.name, pass.asker.reason());
+        if directories >= THRIFTY {
+            give_back(root, "a rescan");
+        }
         match pass.asker {
             Asker::Restart => {
                 tracing::info!(

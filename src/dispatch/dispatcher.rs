@@ -136,6 +136,11 @@ impl Dispatcher {
         self.held.is_some()
     }
 
+    /// Gives back the memory of marks that are gone. Returns how many paths are remembered still.
+    pub fn give_back(&mut self, now: Instant) -> usize {
+        self.targets.iter_mut().map(|target| target.give_back(now)).sum()
+    }
+
     /// For each target: marks that wait, and background marks that wait or are under way. Cheap, unlike [`Self::views`].
     pub fn progress(&self) -> impl Iterator<Item = (usize, usize)> {
         self.targets.iter().map(TargetState::progress)

@@ -698,6 +698,12 @@ impl TargetState {
         (self.changes.pending(), self.changes.background())
     }
 
+    /// Gives back the memory of marks that are gone. Returns how many paths are remembered still.
+    pub(super) fn give_back(&mut self, now: Instant) -> usize {
+        self.changes.give_back(now);
+        self.changes.remembered()
+    }
+
     /// Begins no batches until it is set back; what is under way goes on.
     pub(super) fn pause(&mut self, paused: bool) -> bool {
         std::mem::replace(&mut self.paused, paused) != paused

@@ -1,4 +1,5 @@
-//! How much memory there is, and how much of it the control group of this process may use (proc_meminfo(5), cgroups(7)).
+//! How much memory there is, and how much of it the control group of this process may use (proc_meminfo(5), cgroups(7));
+//! and giving back what is not used.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,30 @@ use super::limits::Proc;
 /// What a limit of cgroup v1 reads as when there is none: the largest number of pages in bytes (2^63 less a page). No
 /// machine has so much; anything from here on is no limit.
 const NO_LIMIT: u64 = 1 << 60;
+
+/// Memory of this process that is in RAM (proc_pid_statm(5)). Unit: bytes.
+///
+/// # Errors
+/// When `/proc/self/statm` cannot be read.
+pub fn resident() -> io::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: Option<u64> = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    let bytes = pages.and_then(|pages| pages.checked_mul(rustix::param::page_size() as u64));
+    bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no number of pages"))
+}
+
+/// Gives the kernel back what the allocator keeps of freed memory (malloc_trim(3)): without it the memory of a burst stays,
+/// as whatever was allocated last lies above it. Takes some milliseconds for a heap of hundreds of megabytes, during which
+/// allocations in other threads may wait. Nothing is done where the C library is not glibc.
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: it takes a number, no pointer, and touches free memory only, under the allocator's own locks; any thread
+        // may call it at any time (malloc_trim(3): MT-Safe).
+        #[expect(unsafe_code, reason = "neither rustix nor nix has the call")]
+        let _some_given_back = unsafe { libc::malloc_trim(0) };
+    }
+}
 
 /// A limit on the memory of this process's control group, or of one above it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -566,3 +566,22 @@ fn is_gone(error: &io::Error) -> bool {
     // ESTALE: removed between two looks at it, on tmpfs and others (observed, 6.18).
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ESTALE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back_last_one_first_whatever_their_length() {
+        let mut names = Names::default();
+        let all: Vec<Vec<u8>> = [0, 1, 254, 255, 7].iter().map(|length| vec![b'a'; *length]).collect();
+        all.iter().for_each(|name| names.push(name));
+        assert!(names.iter().eq(all.iter().rev().map(|name| &**name)));
+        for name in all.iter().rev() {
+            assert_eq!(names.last(), Some(&**name));
+            names.pop();
+        }
+        names.pop();
+        assert!(names.is_empty() && names.last().is_none() && names.iter().next().is_none());
+    }
+}

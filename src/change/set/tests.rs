@@ -748,3 +748,28 @@ fn steady_live_changes_hold_a_background_mark_up_for_a_while_but_not_for_ever() 
     let sent_at = sent_at.expect("the background mark is sent under steady load");
     assert!((100..=103).contains(&sent_at), "after about 10 s: step {sent_at}");
 }
+
+/// What a checkpoint was told of a mark is taken back although the memory of all marks was given back in between.
+#[test]
+fn memory_that_was_given_back_is_not_asked_of_what_was_in_it() {
+    let mut bench = Bench::bounded(100_000);
+    for number in 0..5_000 {
+        bench.mark(&point(&format!("d{}/f{number}", number % 100)));
+    }
+    bench.pass(60 * SECOND);
+    let told = bench.set.unsaved(bench.now(), false);
+    assert_eq!(told.iter().filter(|(_, mark)| mark.is_some()).count(), 5_000);
+    while let Some(draft) = bench.take(LIVE) {
+        let now = bench.now();
+        bench.set.conclude(now, draft.batch, |_| Fate::Done);
+    }
+    assert!(bench.set.remembered() > 0, "how often a path changes is remembered for a while");
+    bench.pass(3_600 * SECOND);
+    let now = bench.now();
+    bench.set.give_back(now.instant);
+    assert_eq!(bench.set.remembered(), 0);
+    bench.mark(&point("another"));
+    let told = bench.set.unsaved(now, false);
+    assert_eq!(told.iter().filter(|(_, mark)| mark.is_none()).count(), 5_000);
+    assert_eq!(told.len(), 5_001);
+}

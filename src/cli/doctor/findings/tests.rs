@@ -1,7 +1,10 @@
 //! Every message, by the fact that leads to it.
 
+use super::limits::{FANOTIFY, needs};
 use super::*;
+use crate::limits::steps;
 use crate::sys::memory::GroupLimit;
+use crate::sys::privileges::{DAC_READ_SEARCH, SYS_ADMIN};
 use crate::sys::usage::{Others, Taken};
 
 /// A machine on which all is well.

@@ -3,17 +3,18 @@
 CARGO ?= cargo
 FANSYNC = ./target/release/fansync
 
-.PHONY: demo test test-grounds soak fuzz bench release tools ground-tools
+.PHONY: demo test test-grounds soak fuzz bench bench-scale release tools ground-tools
 
 # A throw-away rsync daemon, the mirror on a scratch tree, the latency of each change, a comparison.
 demo: release
 	$(FANSYNC) demo
 
-# The last step is a part of the daemon tests on other file systems; `make test-grounds` is all of it.
+# The last steps are all daemon tests by fanotify, and a part of them on other file systems; `make test-grounds` is all of both.
 test: tools ground-tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
+	FANSYNC_TEST_BACKENDS=fanotify scripts/test-on-grounds.sh whole here
 	scripts/test-on-grounds.sh selection xfs btrfs tmpfs
 
 # The whole daemon suite on ext4, xfs, btrfs and tmpfs, with inotify and with fanotify: about 30 min. What this machine does
@@ -47,10 +48,18 @@ fuzz: tools
 			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -max_len=4096 -print_final_stats=1; \
 	done
 
-# The claims, each with its limit from the same run; then the micro-benchmarks.
+# The claims, each with its limit from the same run; then the micro-benchmarks. Without root there is no fanotify.
 bench: release
 	$(FANSYNC) bench burst trickle small --runs 5
+	$(FANSYNC) bench reader
+	-$(FANSYNC) bench foreign
 	$(CARGO) bench
+
+# The figures of docs/benchmarks.md: a million files in 111,100 directories. Takes 20 min at most, and 1 GB in SCALE_DIR, where the
+# tree stays for the next time, and in the directory for temporary files.
+SCALE_DIR ?= /var/tmp/fansync-bench
+bench-scale: release
+	$(FANSYNC) bench scale --dir $(SCALE_DIR)
 
 release: tools
 	$(CARGO) build --release

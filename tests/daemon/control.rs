@@ -239,6 +239,11 @@ fn what_is_paused_is_kept_until_resume() {
     let second = ground.place.join("second");
     let agent = ground.agent(&[daemon.url().into(), second.clone().into()], &[]);
     ground.done(&["wait"]);
+    // What is under way goes on, and a listing of the root that is would take the file along (seen on a busy machine).
+    until("rest", PATIENCE, &agent, || {
+        let target = &ground.status().1["roots"][0]["targets"][0];
+        ["pending", "background", "in_flight"].iter().all(|key| target[key] == 0)
+    });
     ground.done(&["pause", "--target", &daemon.url()]);
     fs::write(ground.at("f"), "one").unwrap();
     until("file on the other target", PATIENCE, &agent, || holds_text(&second.join("f"), "one"));

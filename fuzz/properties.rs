@@ -39,6 +39,7 @@ fn told(bytes: &[u8]) -> Vec<Told> {
     let mut told = Vec::new();
     fansync::event::decode(bytes, |record| {
         told.push(match record {
+            Record::Nameless(_) => unreachable!("inotify tells of names"),
             Record::Overflow => None,
             Record::Event(event) => {
                 assert!(matches!(event.place, Place::Watch(wd) if wd.0 >= 0), "an event of {:?}", event.place);
@@ -104,6 +105,9 @@ pub fn decode_fanotify(bytes: &[u8]) {
         let mut told: Vec<Told> = Vec::new();
         fansync::event::decode_fanotify(bytes, |record| {
             told.push(match record {
+                Record::Nameless(nameless) => {
+                    Some((EventKind::Modified, false, nameless.handle.bytes.to_vec(), Vec::new()))
+                }
                 Record::Overflow => None,
                 Record::Event(event) => {
                     let Place::Handle(handle) = event.place else { panic!("an event of {:?}", event.place) };

@@ -136,6 +136,7 @@ impl Watcher {
         let mut news = Vec::new();
         event::decode(bytes, |record| match record {
             Record::Overflow => news.push(News::Overflow),
+            Record::Nameless(_) => {}
             Record::Event(event) => {
                 let Place::Watch(wd) = event.place else { return };
                 let Some(directory) = self.directories.get(&wd) else { return };

@@ -70,7 +70,7 @@ impl Queue {
                 inotify.add_watch(std::os::fd::AsFd::as_fd(&watched))?;
                 Ok(Self::Inotify(inotify))
             }
-            Backend::Fanotify => Ok(Self::Fanotify(Box::new(Fanotify::create(&watched)?))),
+            Backend::Fanotify => Ok(Self::Fanotify(Box::new(Fanotify::create(&watched, false)?))),
         }
     }
 
@@ -83,7 +83,7 @@ impl Queue {
 
     fn count(&self, bytes: &[u8], drained: &mut Drained) {
         let each = |record: Record<'_>| match record {
-            Record::Event(_) => drained.events += 1,
+            Record::Event(_) | Record::Nameless(_) => drained.events += 1,
             Record::Overflow => drained.overflows += 1,
         };
         match self {

@@ -148,6 +148,7 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                 filter,
                 one_file_system: root.one_file_system,
                 watch: asked(root.watch),
+                nfs_exported: root.nfs_exported,
                 noisy: root.noisy.clone(),
                 shards: root.shards.unwrap_or_else(default_shards),
                 settle: SettleOptions {

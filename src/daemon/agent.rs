@@ -57,6 +57,8 @@ pub struct RootSetup {
     pub one_file_system: bool,
     /// How it is watched.
     pub watch: Asked,
+    /// NFS clients write to it.
+    pub nfs_exported: bool,
     /// Directories elsewhere whose events are of no interest.
     pub noisy: Vec<PathBuf>,
     /// Shards, at least one; a fanotify mark has one.
@@ -392,6 +394,7 @@ fn start_root(
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
     let unwatched_pause = root.unwatched_pause.unwrap_or(source.unwatched_pause);
     let source = source.with_slack(root.slack).with_unwatched_pause(unwatched_pause);
+    let source = source.exported(root.nfs_exported);
     let choice = watch::choose(&source, root.watch, allowance.most());
     say_choice(&source, &choice);
     // A mark needs no watches.
@@ -513,8 +516,13 @@ fn start_root(
         watermark: None,
     };
     let pipeline = spawn("dispatcher".to_owned(), move || pipeline.run())?;
-    let link_loop =
-        LinkLoop { search: Arc::clone(&search), parker, source: Arc::clone(&source), links, inbox: Arc::clone(&inbox) };
+    let link_loop = LinkLoop {
+        search: Arc::clone(&search),
+        parker,
+        source: Arc::clone(&source),
+        links: Arc::clone(&links),
+        inbox: Arc::clone(&inbox),
+    };
     threads.push(spawn("links".to_owned(), move || {
         link_loop.run();
         Ok(())
@@ -543,6 +551,7 @@ fn start_root(
             walkers: Arc::clone(&walkers),
             owed: 0,
             rounds: Arc::clone(&rounds),
+            links: (Arc::clone(&links), Arc::clone(&search)),
             drained: 0,
         };
         threads.push(spawn(format!("shard-{number}"), move || shard_loop.run())?);

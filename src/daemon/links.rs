@@ -1,5 +1,7 @@
-//! The thread that finds the names of shared inodes: asked by lanes, it walks the root by inode numbers.
+//! The thread that finds names by inode numbers: asked by lanes, those of shared inodes; asked by a shard, those of files that
+//! were changed without a name.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,8 +10,12 @@ use crossbeam::sync::{Parker, Unparker};
 use parking_lot::Mutex;
 
 use super::inbox::Inbox;
-use crate::plan::{LinkTable, search_links};
+use crate::change::{Content, Mark, MarkKind, Priority};
+use crate::path::RelPath;
+use crate::plan::{Found, LinkTable, search_links};
 use crate::sys::clock;
+use crate::sys::files::Identity;
+use crate::sys::ground::Ground as _;
 use crate::watch::Source;
 
 /// Between two searches at least, and at least this many times the search's own time: a search costs a twentieth of
@@ -97,25 +103,63 @@ impl LinkLoop {
         }
     }
 
-    /// Finds names, notes them, and marks those that were not known: what was written meanwhile is theirs too.
+    /// Finds names, notes them, and marks those that were not known: what was written meanwhile is theirs too. The same for files
+    /// that were changed without a name.
     fn search_once(&self) {
-        let wanted = self.links.lock().incomplete();
-        if wanted.is_empty() {
-            return;
-        }
-        let device = self.source.one_file_system.then_some(self.source.device);
+        let (incomplete, (sought, before)) = {
+            let mut links = self.links.lock();
+            (links.incomplete(), links.take_sought())
+        };
+        let here = self.still_there(before);
+        let mut wanted = incomplete.clone();
+        let elsewhere = |identity: &&Identity| !here.iter().any(|found| found.identity == **identity);
+        wanted.extend(sought.files.keys().filter(elsewhere).map(|identity| (*identity, sought.files[identity].links)));
         let go_on = || !self.search.stop.load(Ordering::Acquire);
-        let found = search_links(&self.source.root, device, &self.source.filter, &wanted, &go_on);
-        let marks = self.links.lock().searched(&wanted, found);
-        let mut waiting = marks;
-        while !waiting.is_empty() && go_on() {
+        let mut found = Vec::new();
+        if !wanted.is_empty() {
+            let device = self.source.one_file_system.then_some(self.source.device);
+            found = search_links(&self.source.root, device, &self.source.filter, &wanted, &go_on);
+        }
+        let mut waiting = Vec::new();
+        {
+            let mut links = self.links.lock();
+            waiting.extend(links.found(&sought, &here));
+            waiting.extend(links.found(&sought, &found));
+            found.retain(|found| incomplete.contains_key(&found.identity));
+            waiting.extend(links.searched(&incomplete, found));
+        }
+        if let Some(since) = sought.lost_since {
+            let since = Content::Since(since.minus(self.source.slack));
+            let everything = Mark::new(RelPath::root(), MarkKind::Subtree).content(since);
+            waiting.push(everything.priority(Priority::Background));
+        }
+        while !waiting.is_empty() {
+            if !go_on() {
+                return;
+            }
             match self.inbox.send_marks(waiting) {
-                Ok(()) => return,
+                Ok(()) => break,
                 Err(back) => {
                     waiting = back;
                     self.parker.park_timeout(Duration::from_millis(20));
                 }
             }
         }
+        for _time in 0..sought.asked {
+            self.source.unsettled_down();
+        }
+    }
+
+    /// Those of the files that are where they were found before.
+    fn still_there(&self, before: HashMap<Identity, RelPath>) -> Vec<Found> {
+        let look = |(identity, path): (Identity, RelPath)| {
+            let status = self.source.root.glimpse(path.as_bytes()).ok()?;
+            (status.identity == identity && !self.source.filter.excludes_within(&path, false)).then_some(Found {
+                path,
+                identity,
+                links: status.links,
+            })
+        };
+        before.into_iter().filter_map(look).collect()
     }
 }

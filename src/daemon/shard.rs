@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use parking_lot::Mutex;
 
 use super::inbox::{ErrandBox, Inbox};
+use super::links::LinkSearch;
 use super::rounds::Rounds;
 use super::walkers::{Asker, Walkers};
 use crate::change::{CTIME_SLACK, Content, Mark, MarkKind, Priority};
 use crate::path::RelPath;
+use crate::plan::LinkTable;
 use crate::rescan::Scope;
 use crate::sys::clock::{self, WallTime};
 use crate::watch::{Errand, LostScope, Shard};
@@ -60,6 +63,7 @@ pub(super) struct ShardLoop {
     /// Losses that are not made good yet.
     pub owed: u64,
     pub rounds: Arc<Rounds>,
+    pub links: (Arc<Mutex<LinkTable>>, Arc<LinkSearch>),
     /// The last round since whose beginning the queue was read to its end.
     pub drained: u64,
 }
@@ -188,6 +192,13 @@ impl ShardLoop {
             let scopes = loss.scopes.into_iter().map(scope).collect();
             self.owed += 1;
             self.walkers.ask(Asker::Shard(loss.reason, self.shard.id()), scopes);
+        }
+        let nameless = self.shard.nameless();
+        if !nameless.is_empty() {
+            // Until their marks are handed over.
+            self.source.unsettled_up();
+            self.links.0.lock().seek(clock::coarse_now(), nameless);
+            self.links.1.ask();
         }
         self.kept.extend(self.shard.marks());
         self.waiting_errands.extend(self.shard.errands());

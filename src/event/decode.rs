@@ -59,11 +59,25 @@ pub enum EventKind {
     Unmounted,
 }
 
+/// A change of an inode that has no name at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nameless<'a> {
+    /// Which inode.
+    pub handle: Handle<'a>,
+    /// Its content was written; else only its mode, owner, times or number of names changed.
+    pub content: bool,
+    /// A descriptor that was open for writing is closed.
+    pub closed: bool,
+}
+
 /// One decoded record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Record<'a> {
     /// A watched directory reports.
     Event(Event<'a>),
+    /// An inode was changed by way of its file handle, so that the kernel knows no name of it: an NFS server does so with files
+    /// whose names are not in memory any more (fanotify only).
+    Nameless(Nameless<'a>),
     /// Events were lost (`IN_Q_OVERFLOW`), or the bytes made no sense.
     Overflow,
 }

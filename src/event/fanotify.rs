@@ -3,7 +3,7 @@
 //! Invariant: as for inotify. The kernel merges what one process does to one name into one record, which keeps the place
 //! of the first: its bits are told in an order in which the last word says that the name may hold something new.
 
-use super::decode::{Event, EventKind, Place, Record};
+use super::decode::{Event, EventKind, Nameless, Place, Record};
 use crate::sys::handle::{BYTES_MAX, Handle};
 
 /// `struct fanotify_event_metadata`.
@@ -36,6 +36,8 @@ struct Spots<'a> {
     at: Option<Spot<'a>>,
     from: Option<Spot<'a>>,
     to: Option<Spot<'a>>,
+    /// The inode itself.
+    own: Option<Handle<'a>>,
 }
 
 /// Something in the bytes makes no sense.
@@ -71,13 +73,22 @@ pub fn decode_fanotify<'a>(bytes: &'a [u8], mut each: impl FnMut(Record<'a>)) {
                 tell(to, EventKind::MovedTo);
             }
         }
-        // Without a directory it is about an inode that has no name at the moment.
         if let Some(at) = spots.at {
             for (bit, kind) in KINDS {
                 if mask & bit != 0 {
                     tell(at, kind);
                 }
             }
+        }
+        // Without a directory it is about an inode that has no name at the moment. Directories always have one, and what is
+        // removed has its event by name.
+        let (content, closed) =
+            (mask & (libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE) != 0, mask & libc::FAN_CLOSE_WRITE != 0);
+        if let (None, None, None, Some(handle)) = (spots.at, spots.from, spots.to, spots.own)
+            && !directory
+            && (content || mask & libc::FAN_ATTRIB != 0)
+        {
+            each(Record::Nameless(Nameless { handle, content, closed }));
         }
     }
 }
@@ -108,7 +119,8 @@ fn spots(mut info: &[u8]) -> Result<Spots<'_>, Broken> {
             libc::FAN_EVENT_INFO_TYPE_DFID => spots.at = Some(spot(body, false)?),
             libc::FAN_EVENT_INFO_TYPE_OLD_DFID_NAME => spots.from = Some(spot(body, true)?),
             libc::FAN_EVENT_INFO_TYPE_NEW_DFID_NAME => spots.to = Some(spot(body, true)?),
-            // The handle of the file itself, and whatever later kernels add.
+            libc::FAN_EVENT_INFO_TYPE_FID => spots.own = Some(spot(body, false)?.handle),
+            // Whatever later kernels add.
             _ => {}
         }
     }
@@ -218,8 +230,16 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_directory_says_nothing_and_what_is_broken_is_a_loss() {
-        assert_eq!(decoded(&record(libc::FAN_ATTRIB, &[info(1, b"file", None)])), []);
+    fn what_has_no_directory_is_nameless_and_what_is_broken_is_a_loss() {
+        let nameless = |content, closed| {
+            Record::Nameless(Nameless { handle: Handle { kind: 1, bytes: b"file" }, content, closed })
+        };
+        let own = |mask| record(mask, &[info(1, b"file", None)]);
+        assert_eq!(decoded(&own(libc::FAN_ATTRIB)), [nameless(false, false)]);
+        assert_eq!(decoded(&own(libc::FAN_MODIFY)), [nameless(true, false)]);
+        assert_eq!(decoded(&own(libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE)), [nameless(true, true)]);
+        assert_eq!(decoded(&own(libc::FAN_DELETE)), []);
+        assert_eq!(decoded(&own(libc::FAN_ATTRIB | libc::FAN_ONDIR)), []);
         assert_eq!(decoded(&record(libc::FAN_Q_OVERFLOW, &[])), [Record::Overflow]);
         let good = record(libc::FAN_CREATE, &[info(2, b"d", Some(b"a"))]);
         for cut in 1..good.len() {

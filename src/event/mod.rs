@@ -3,5 +3,5 @@
 mod decode;
 mod fanotify;
 
-pub use decode::{Event, EventKind, Place, Record, decode, decode_as};
+pub use decode::{Event, EventKind, Nameless, Place, Record, decode, decode_as};
 pub use fanotify::decode_fanotify;

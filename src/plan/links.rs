@@ -6,12 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::survey::Found;
-use crate::change::{Content, Mark, MarkKind};
+use crate::change::{Content, Deletes, Mark, MarkKind, Stage};
 use crate::path::RelPath;
+use crate::sys::clock::WallTime;
 use crate::sys::files::Identity;
+use crate::watch::NamelessChange;
 
 /// Paths kept at most. Beyond it new names are not remembered. Unit: paths, about 150 bytes each.
 const NAMES_MAX: usize = 500_000;
+
+/// Files without a known name that are sought at the same time. Beyond it everything is compared.
+const SOUGHT_MAX: usize = 100_000;
+
+/// Files that were sought and found, and that are remembered. Unit: paths, about 150 bytes each.
+const FOUND_MAX: usize = 10_000;
 
 /// The other names of an inode, as far as they are known.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,8 +35,22 @@ pub struct Siblings {
 pub struct LinkTable {
     names: HashMap<Identity, Inode>,
     inodes: BTreeMap<RelPath, Identity>,
+    sought: Sought,
+    /// Where files were found that had been sought: they most likely are written again.
+    found: HashMap<Identity, RelPath>,
     looks_begun: u64,
     looks_open: BTreeSet<u64>,
+}
+
+/// Files that were changed and of which no name is known.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Sought {
+    /// Which, how many names they have, and what their last event said.
+    pub files: HashMap<Identity, NamelessChange>,
+    /// There were more than can be remembered; the first of those changed at this moment or before, less the slack of ctimes.
+    pub lost_since: Option<WallTime>,
+    /// How many times somebody asked.
+    pub asked: u32,
 }
 
 #[derive(Debug, Default)]
@@ -131,6 +153,50 @@ impl LinkTable {
         marks
     }
 
+    /// These files were changed, and somebody has to find out what they are called.
+    pub fn seek(&mut self, now: WallTime, files: Vec<NamelessChange>) {
+        self.sought.asked += 1;
+        for news in files {
+            if self.sought.files.len() >= SOUGHT_MAX && !self.sought.files.contains_key(&news.identity) {
+                self.sought.lost_since.get_or_insert(now);
+                continue;
+            }
+            let known = self.sought.files.entry(news.identity).or_insert(news);
+            let closed = if news.content { news.closed } else { known.closed };
+            *known = NamelessChange { content: known.content || news.content, closed, ..news };
+        }
+    }
+
+    /// What is to be sought, once; and of these files the names that were found the last time.
+    pub fn take_sought(&mut self) -> (Sought, HashMap<Identity, RelPath>) {
+        let sought = std::mem::take(&mut self.sought);
+        let last = |identity: &Identity| Some((*identity, self.found.get(identity)?.clone()));
+        let found = sought.files.keys().filter_map(last).collect();
+        (sought, found)
+    }
+
+    /// Notes where files that were sought were found. Returns the marks that stand for what was told of them.
+    pub fn found(&mut self, sought: &Sought, found: &[Found]) -> Vec<Mark> {
+        let mut marks = Vec::new();
+        for Found { path, identity, .. } in found {
+            let Some(news) = sought.files.get(identity) else { continue };
+            if self.found.len() >= FOUND_MAX {
+                self.found.clear();
+            }
+            self.found.insert(*identity, path.clone());
+            let content = if news.content { Content::Resend } else { Content::Compare };
+            let stage = match news {
+                NamelessChange { content: false, .. } => Stage::Unchanged,
+                NamelessChange { closed: true, .. } => Stage::Complete,
+                NamelessChange { .. } => Stage::Writing,
+            };
+            let mut mark = Mark::new(path.clone(), MarkKind::Point).content(content).stage(stage);
+            (mark.changes_names, mark.deletes) = (false, Deletes::Single);
+            marks.push(mark);
+        }
+        marks
+    }
+
     /// Inodes that have more names than are known, with their link counts.
     #[must_use]
     pub fn incomplete(&self) -> HashMap<Identity, u32> {
@@ -225,5 +291,26 @@ mod tests {
             assert_eq!(table.note(&path("a"), TWO, links).others, [path("b")], "{links}");
             assert_eq!(table.note(&path("a"), TWO, links).others, []);
         }
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_marked_where_it_is_found_and_looked_for_there_first() {
+        let change = |content, closed| NamelessChange { identity: ONE, links: 1, content, closed };
+        let mut table = LinkTable::default();
+        table.seek(WallTime(7), vec![change(true, true)]);
+        table.seek(WallTime(7), vec![change(true, false), change(false, false)]);
+        let (sought, before) = table.take_sought();
+        assert_eq!((sought.asked, sought.lost_since, before.len()), (2, None, 0));
+        assert!(table.take_sought().0.files.is_empty());
+        let found =
+            [Found { path: path("d/a"), identity: ONE, links: 1 }, Found { path: path("b"), identity: TWO, links: 1 }];
+        let marks = table.found(&sought, &found);
+        assert_eq!(marks.len(), 1);
+        let mark = &marks[0];
+        assert_eq!((&mark.path, mark.content, mark.stage), (&path("d/a"), Content::Resend, Stage::Writing));
+        table.seek(WallTime(7), vec![change(false, false)]);
+        let (sought, before) = table.take_sought();
+        assert_eq!(before, HashMap::from([(ONE, path("d/a"))]));
+        assert_eq!(table.found(&sought, &found)[0].content, Content::Compare);
     }
 }

@@ -9,7 +9,7 @@ mod look;
 mod runs;
 mod survey;
 
-pub use links::{LinkTable, Siblings};
+pub use links::{LinkTable, Siblings, Sought};
 pub use look::{Look, Looker};
 pub use runs::{EntryKind, Plan, PlanOptions, Risk, Run, RunKind, Sighting, entry, plan};
 pub use survey::{Found, Survey, SurveyLimits, search_links, survey};

@@ -104,17 +104,21 @@ pub struct Fanotify {
 }
 
 impl Fanotify {
-    /// Marks the file system of the open directory `root`. The queue's size, `fs.fanotify.max_queued_events`, is fixed here for
+    /// Marks the file system of the open directory `root`. With `nameless`, changes that are made by way of file handles, as an NFS
+    /// server does, are reported too, with the handle of the file alone where the kernel knows no name of it (observed, 6.18:
+    /// after the name was dropped from memory; inotify reports nothing then). It costs a further record for each name
+    /// that is removed. The queue's size, `fs.fanotify.max_queued_events`, is fixed here for
     /// its whole life.
     ///
     /// # Errors
     /// [`MarkError`].
-    pub fn create(root: impl AsFd) -> Result<Self, MarkError> {
+    pub fn create(root: impl AsFd, nameless: bool) -> Result<Self, MarkError> {
         // Neither rustix nor nix knows the flags for handles. The unlimited queue is left out: memory without bound.
         let flags = InitFlags::FAN_CLASS_NOTIF
             | InitFlags::FAN_CLOEXEC
             | InitFlags::FAN_NONBLOCK
-            | InitFlags::from_bits_retain(libc::FAN_REPORT_DFID_NAME);
+            | InitFlags::from_bits_retain(libc::FAN_REPORT_DFID_NAME)
+            | InitFlags::from_bits_retain(if nameless { libc::FAN_REPORT_FID } else { 0 });
         let group = Group::init(flags, EventFFlags::O_RDONLY).map_err(|errno| MarkError::Init(errno.into()))?;
         group
             .mark(MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM, MASK, &root, Some(c"."))
@@ -130,7 +134,7 @@ impl Fanotify {
     /// # Errors
     /// [`MarkError`]: what does not work.
     pub fn probe(root: impl AsFd) -> Result<(), MarkError> {
-        let mut mark = Self::create(&root)?;
+        let mut mark = Self::create(&root, false)?;
         let own = handle::name_to_handle_at(&root).map_err(MarkError::Handles)?;
         match mark.whereabouts(own.as_handle()).map_err(MarkError::Handles)? {
             Whereabouts::At(path) if path.is_root() => {}
@@ -151,6 +155,7 @@ impl Fanotify {
                 use crate::event::{Place, Record};
                 match record {
                     Record::Event(event) => seen |= event.place == Place::Handle(own.as_handle()),
+                    Record::Nameless(_) => {}
                     // So much goes on here that the queue overflowed: then it reports.
                     Record::Overflow => seen = true,
                 }
@@ -243,6 +248,21 @@ impl Fanotify {
         }
     }
 
+    /// Looks at a file by its handle; `None` when it does not exist any more, or lies on another file system.
+    ///
+    /// # Errors
+    /// `EMFILE`, `ENOMEM`.
+    pub fn status_of_handle(&self, handle: Handle<'_>) -> io::Result<Option<Status>> {
+        match handle::open_by_handle_at(&self.root, handle) {
+            Ok(found) => {
+                let status = files::status_of(&found)?;
+                Ok(Some(status).filter(|status| status.links > 0 && status.identity.device == self.device))
+            }
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT | libc::EINVAL)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Remembers that a directory is of no interest until it is made known.
     pub fn reject(&mut self, handle: Handle<'_>) {
         if self.elsewhere.len() >= ELSEWHERE_MAX {
@@ -318,7 +338,7 @@ mod tests {
     fn marked(path: &Path) -> Option<Fanotify> {
         let root = files::open_root(path).unwrap();
         match Fanotify::probe(&root) {
-            Ok(()) => Some(Fanotify::create(&root).unwrap()),
+            Ok(()) => Some(Fanotify::create(&root, false).unwrap()),
             Err(error) => {
                 eprintln!("skipped: no mark is possible here: {error} ({})", error.hint());
                 None

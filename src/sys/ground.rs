@@ -57,11 +57,11 @@ pub trait Ground: Debug {
     /// An instance that watches directories.
     type Watches: Watches<Directory = Self::Directory>;
 
-    /// Makes an instance, see [`Inotify::create`] and [`Fanotify::create`].
+    /// Makes an instance, see [`Inotify::create`] and [`Fanotify::create`], which takes `nameless`.
     ///
     /// # Errors
     /// `EMFILE`; for a mark those of [`Fanotify::create`].
-    fn watches(&self, backend: Backend) -> io::Result<Self::Watches>;
+    fn watches(&self, backend: Backend, nameless: bool) -> io::Result<Self::Watches>;
 
     /// Opens a directory below the root to be listed or watched, see [`files::open_directory`].
     ///
@@ -176,6 +176,14 @@ pub trait Watches: Debug {
         Ok(Whereabouts::Elsewhere)
     }
 
+    /// Looks at a file by its handle, see [`Fanotify::status_of_handle`].
+    ///
+    /// # Errors
+    /// As there.
+    fn status_of_handle(&self, _handle: Handle<'_>) -> io::Result<Option<Status>> {
+        Ok(None)
+    }
+
     /// A directory without a watch is of no interest until it gets one, see [`Fanotify::reject`].
     fn reject(&mut self, _handle: Handle<'_>) {}
 
@@ -198,10 +206,12 @@ impl Ground for OwnedFd {
     type Directory = OwnedFd;
     type Watches = Watcher;
 
-    fn watches(&self, backend: Backend) -> io::Result<Watcher> {
+    fn watches(&self, backend: Backend, nameless: bool) -> io::Result<Watcher> {
         match backend {
             Backend::Inotify => Ok(Watcher::Inotify(Inotify::create()?)),
-            Backend::Fanotify => Ok(Watcher::Fanotify(Box::new(Fanotify::create(self).map_err(io::Error::other)?))),
+            Backend::Fanotify => {
+                Ok(Watcher::Fanotify(Box::new(Fanotify::create(self, nameless).map_err(io::Error::other)?)))
+            }
         }
     }
 
@@ -324,6 +334,13 @@ impl Watches for Watcher {
         match self {
             Self::Inotify(_) => Ok(Whereabouts::Elsewhere),
             Self::Fanotify(fanotify) => fanotify.whereabouts(handle),
+        }
+    }
+
+    fn status_of_handle(&self, handle: Handle<'_>) -> io::Result<Option<Status>> {
+        match self {
+            Self::Inotify(_) => Ok(None),
+            Self::Fanotify(fanotify) => fanotify.status_of_handle(handle),
         }
     }
 

@@ -65,6 +65,9 @@ fn suits(source: &Source, most: u64) -> Result<String, String> {
     if mounts::is_top_of_file_system(&source.root).unwrap_or(false) {
         return Ok("the root is a file system of its own".to_owned());
     }
+    if source.nfs_exported {
+        return Ok("NFS clients write to the root, and inotify does not see all that they do".to_owned());
+    }
     let until = clock::now() + COUNT_MAX;
     let many = usize::try_from(most).map_or(MANY, |most| most.min(MANY));
     match count_directories(source, many, until) {

@@ -4,6 +4,7 @@
 
 mod backend;
 mod lack;
+mod nameless;
 mod shard;
 mod standing;
 mod stranger;
@@ -13,6 +14,7 @@ mod walk;
 
 pub use backend::{Asked, Choice, choose};
 pub use lack::Lack;
+pub use nameless::NamelessChange;
 pub use shard::{Loss, LossReason, LostScope, Reading, Shard, ShardId, ShardOptions, Source, StartError};
 pub use standing::RootFault;
 pub use trunk::{Errand, Occasion, Trunk};

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use super::backend::Choice;
 use super::lack::Lack;
+use super::nameless::{Handles, NamelessChange};
 use super::standing::Standing;
 use super::touches::Touches;
 use super::trunk::{Errand, Occasion, Trunk};
@@ -75,6 +76,8 @@ pub struct Source<G = OwnedFd> {
     pub filter: Filter,
     /// By what the kernel tells of changes, and why by that.
     pub choice: Choice,
+    /// NFS clients write here.
+    pub nfs_exported: bool,
     /// Directories elsewhere on the same file system whose events are of no interest.
     pub noisy: Vec<PathBuf>,
     /// Ctimes tell what changed since a moment: not so on network file systems. Where they do not, what was lost is
@@ -152,6 +155,7 @@ impl<G: Ground> Source<G> {
             one_file_system,
             filter,
             choice: Choice::default(),
+            nfs_exported: false,
             noisy: Vec::new(),
             ctimes_tell: true,
             unwatched_pause: UNWATCHED_PAUSE,
@@ -172,6 +176,13 @@ impl<G: Ground> Source<G> {
     #[must_use]
     pub fn keeping(mut self, keep: bool) -> Self {
         self.keep = keep;
+        self
+    }
+
+    /// The same; NFS clients write here if `exported`.
+    #[must_use]
+    pub fn exported(mut self, exported: bool) -> Self {
+        self.nfs_exported = exported;
         self
     }
 
@@ -341,6 +352,8 @@ pub struct Shard<G: Ground = OwnedFd> {
     /// Events come although the map is not filled yet: its first walk has not ended, or its end is not in what was read.
     pub(super) filling: bool,
     touches: Touches,
+    pub(super) handles: Handles,
+    pub(super) nameless: Vec<NamelessChange>,
     out: Vec<Mark>,
     pub(super) unwatched: BTreeMap<RelPath, Unwatched>,
     /// The limit on watches when it was last looked at, and when that is done again; while directories lack one for it.
@@ -369,7 +382,7 @@ impl<G: Ground> Shard<G> {
     /// # Errors
     /// `EMFILE`, see [`Inotify::create`](crate::sys::inotify::Inotify::create).
     pub fn create(source: std::sync::Arc<Source<G>>, options: ShardOptions) -> io::Result<Self> {
-        let mut watches = source.root.watches(source.choice.backend)?;
+        let mut watches = source.root.watches(source.choice.backend, source.nfs_exported)?;
         let last_empty = source.root.coarse_now();
         for directory in &source.noisy {
             if let Err(error) = watches.ignore(directory) {
@@ -395,6 +408,8 @@ impl<G: Ground> Shard<G> {
             departed: Vec::new(),
             filling: source_fills,
             touches: Touches::default(),
+            handles: Handles::default(),
+            nameless: Vec::new(),
             out: Vec::new(),
             unwatched: BTreeMap::new(),
             starved: None,
@@ -473,12 +488,17 @@ impl<G: Ground> Shard<G> {
                     events += 1;
                     lost |= !self.on_event(event);
                 }
+                Record::Nameless(nameless) => {
+                    events += 1;
+                    self.handles.add(nameless);
+                }
                 Record::Overflow => lost = true,
             });
             self.source.counters.events.fetch_add(events, Ordering::Relaxed);
         }
         self.buffer = buffer;
         self.flush();
+        lost |= !self.look_at_nameless();
         if lost {
             self.recover();
         }

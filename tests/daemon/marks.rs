@@ -241,3 +241,83 @@ fn what_happens_in_a_noisy_directory_is_not_even_read() {
     let (quiet, loud) = (least(&noisy, 0), least(&other, 10));
     assert!(quiet < 500 && loud >= 500, "{quiet} events of the ignored directory, {loud} of another one");
 }
+
+/// Opens a file as an NFS server does: by its handle, after its name was dropped from the kernel's memory, so that the open file
+/// has no name. `None` where that cannot be brought about.
+fn opened_by_handle(path: &Path) -> Option<fs::File> {
+    use std::os::fd::AsRawFd as _;
+    let file = fs::File::open(path).unwrap();
+    let handle = fansync::sys::handle::name_to_handle_at(&file).ok()?;
+    drop(file);
+    let directory = fs::File::open(path.parent().unwrap()).unwrap();
+    // What was not written back yet stays in memory.
+    directory.sync_all().unwrap();
+    fs::File::open(path).unwrap().sync_all().unwrap();
+    fs::write("/proc/sys/vm/drop_caches", "2").ok()?;
+    let place = fansync::sys::handle::open_by_handle_at(&directory, handle.as_handle()).ok()?;
+    let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+    if fs::read_link(&link).unwrap() == path {
+        return None;
+    }
+    fs::File::options().append(true).open(link).ok()
+}
+
+/// What NFS clients write arrives although the kernel knows no name of the file when it is written. inotify says nothing of that.
+#[test]
+fn what_is_written_by_way_of_a_handle_is_found_and_sent() {
+    use std::io::Write as _;
+    let ground = Ground::new();
+    if !can_mark(&ground) {
+        return;
+    }
+    for directory in ["a/b", "c"] {
+        fs::create_dir_all(ground.at(directory)).unwrap();
+    }
+    for name in ["a/b/f", "c/left out.tmp", "c/other", "top"] {
+        fs::write(ground.at(name), "old").unwrap();
+    }
+    fs::hard_link(ground.at("c/other"), ground.at("a/link")).unwrap();
+    let config = ground.place.join("fansync.yaml");
+    let text = format!(
+        "state_dir: {state}\ntunables: {{raise: false}}\nroots:\n  - name: data\n    path: {source}\n    nfs_exported: true\n    settle: \
+         {{quiet: 50ms, quiet_open: 100ms, max: 1s}}\n    filters: ['- *.tmp']\n    targets:\n      - url: {target}\n",
+        state = ground.place.join("state").display(),
+        source = ground.source.display(),
+        target = ground.target.display(),
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
+    command.arg("run").arg("--config").arg(&config);
+    let mut agent = Agent::spawn(command, &ground.place);
+    agent.wait_ready();
+    let told = watch(&ground);
+    assert_eq!(told["backend"], "fanotify", "{told}");
+    until("first copy", PATIENCE, &agent, || holds_text(&ground.there("a/b/f"), "old"));
+
+    let mut written = 0;
+    for (round, name) in ["a/b/f", "top", "c/other", "a/b/f", "c/left out.tmp"].into_iter().enumerate() {
+        let Some(mut file) = opened_by_handle(&ground.at(name)) else { continue };
+        written += 1;
+        let text = format!(" and {round}");
+        // The last one stays open, as an NFS server keeps it.
+        file.write_all(text.as_bytes()).unwrap();
+        let there = ground.there(name);
+        if name.ends_with(".tmp") {
+            continue;
+        }
+        let expected = fs::read(ground.at(name)).unwrap();
+        until(name, PATIENCE, &agent, || fs::read(&there).is_ok_and(|content| content == expected));
+    }
+    if written == 0 {
+        eprintln!("skipped: the names of files stay in this file system's memory");
+        return;
+    }
+    until("other name", PATIENCE, &agent, || {
+        fs::read(ground.there("a/link")).ok() == fs::read(ground.at("a/link")).ok()
+    });
+    assert!(!ground.there("c/left out.tmp").exists());
+    // What was told without a name does not hold up those who wait for everything.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
+    command.args(["wait", "--timeout", "30s", "--state"]).arg(ground.place.join("state"));
+    assert!(command.output().unwrap().status.success(), "{}", agent.log());
+}

@@ -74,7 +74,7 @@ impl Ground for Machine {
     type Directory = Directory;
     type Watches = Instances;
 
-    fn watches(&self, backend: Backend) -> io::Result<Instances> {
+    fn watches(&self, backend: Backend, _nameless: bool) -> io::Result<Instances> {
         let mut state = self.call();
         let limit = state.queue_limit;
         let number = match backend {

@@ -22,9 +22,12 @@ pub struct NamelessChange {
     pub closed: bool,
 }
 
-/// What one drain told of files without a name: by handle, whether content was written, and whether it is closed.
+/// What one drain told of one of them: whether content was written, and whether it is closed.
+type Told = (bool, bool);
+
+/// What one drain told of files without a name, by kind and bytes of their handles.
 #[derive(Debug, Default)]
-pub(super) struct Handles(BTreeMap<(i32, Box<[u8]>), (bool, bool)>);
+pub(super) struct Handles(BTreeMap<(i32, Box<[u8]>), Told>);
 
 impl Handles {
     pub(super) fn add(&mut self, nameless: Nameless<'_>) {

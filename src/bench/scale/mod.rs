@@ -32,11 +32,15 @@ const CHANGED: usize = 100;
 /// What is written behind a file that changes.
 const MORE: &[u8] = b"changed\n";
 
-/// Events that a queue holds when it shall overflow.
-const SMALL_QUEUE: u64 = 64;
+/// Events that a queue holds when it shall overflow. Why 4,096: a mark sees the target's files too where they lie on the same
+/// file system, and they must not make it overflow again and again.
+const SMALL_QUEUE: u64 = 4096;
 
-/// Names that come and go in each directory of the first level, so that the queue of every shard overflows.
-const FLOOD: usize = 200;
+/// Names that come and go in the directories of the first level, so that the queue of every shard overflows: each is three
+/// events for inotify, dealt to at most four shards, and one for fanotify.
+const FLOOD: usize = 12_288;
+
+const _: () = assert!(FLOOD * 3 / 4 > 2 * SMALL_QUEUE as usize);
 
 /// How often the target is asked for what changed. What is measured is this much too long at most.
 const POLL: Duration = Duration::from_millis(2);
@@ -96,15 +100,17 @@ pub(super) struct OnTree {
     live_ms: Option<Spread>,
     /// The same without what comes before: the check of rsync, the question to the target.
     root_live_ms: Option<Spread>,
-    /// The latter to the bare walk: the median of the ratios within the runs.
+    /// From the start of the process until every directory is known or watched.
+    known_ms: Option<Spread>,
+    /// The time until live, from the start of the root, to the bare walk: the median of the ratios within the runs.
     live_to_walk: Option<f64>,
     /// And to the bare walk that adds watches.
     live_to_walk_add: Option<f64>,
-    /// Directories watched, as the agent says.
+    /// Directories watched or known, as the agent says.
     watched: u64,
     /// Kernel memory, of the last start.
     kernel: Pinned,
-    /// Resident memory when live. Unit: bytes.
+    /// Resident memory when every directory is known. Unit: bytes.
     resident_bytes: Option<Spread>,
     /// That of an agent on an empty tree. Unit: bytes.
     resident_empty_bytes: u64,
@@ -238,7 +244,7 @@ impl Bench<'_> {
 
     fn backend(&mut self, backend: Backend) -> anyhow::Result<OnTree> {
         let resident_empty_bytes = self.on_nothing(backend)?;
-        let (mut live, mut root_live, mut resident) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut live, mut root_live, mut known, mut resident) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut watched, mut kernel) = (0, memory::pinned(0, 0, &self.file_system));
         let mut walks = Walks::default();
         // The first walk may have to read the disk.
@@ -248,16 +254,25 @@ impl Bench<'_> {
             let before = memory::unreclaimable();
             let state = mirror::fresh_state(self.scratch.path(), "live")?;
             let (agent, start) = self.start(backend, &self.tree.root, NOBODY, &state)?;
+            // A mark is live before all directories are known.
+            let all = self.tree.directories() as u64;
+            let began = clock::now();
+            let patience = Duration::from_secs(self.arguments.patience);
+            self.interrupt.until(patience, Duration::from_millis(20), || {
+                watched = agent.number("watched")?;
+                Ok(watched >= all)
+            })?;
+            known.push(start.process + (clock::now() - began));
             let marks = memory::unreclaimable() - before;
             resident.push(agent.resident());
-            watched = agent.number("watched")?;
             let watches = if backend == Backend::Inotify { watched } else { 0 };
             kernel = memory::pinned(marks, watches, &self.file_system);
             progress(&format!(
-                "{}, start {run}/{}: live after {:.1} ms, {watched} directories",
+                "{}, start {run}/{}: live after {:.1} ms, {watched} directories after {:.1} ms",
                 backend.name(),
                 self.arguments.runs,
-                ms(start.process)
+                ms(start.process),
+                known.last().copied().map_or(0.0, ms)
             ));
             live.push(start.process);
             root_live.push(start.root);
@@ -276,6 +291,7 @@ impl Bench<'_> {
             },
             live_ms: of_times(&live),
             root_live_ms: of_times(&root_live),
+            known_ms: of_times(&known),
             live_to_walk: ratio(&root_live, &walks.walk),
             live_to_walk_add: ratio(&root_live, &walks.add),
             watched,
@@ -429,9 +445,10 @@ impl Bench<'_> {
 
     /// More names that come and go than any queue holds, in the directories of every shard.
     fn flood(&self) -> anyhow::Result<()> {
-        for top in self.tree.tops() {
+        let tops = self.tree.tops();
+        for top in &tops {
             self.interrupt.check()?;
-            for number in 0..FLOOD {
+            for number in 0..FLOOD.div_ceil(tops.len()) {
                 let path = top.join(format!("comes-and-goes-{number}"));
                 fs::write(&path, "")?;
                 fs::remove_file(&path)?;

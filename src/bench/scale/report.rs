@@ -63,7 +63,8 @@ impl ScaleReport {
         rows("live, from the start of the root", &|one| times(one.root_live_ms));
         rows("  to walk", &|one| number(one.live_to_walk, 2));
         rows("  to walk + inotify add", &|one| number(one.live_to_walk_add, 2));
-        rows("directories watched", &|one| one.watched.to_string());
+        rows("every directory known", &|one| times(one.known_ms));
+        rows("directories watched or known", &|one| one.watched.to_string());
         rows("kernel memory: marks, MB (growth of SUnreclaim)", &|one| {
             number(Some(one.kernel.marks_bytes as f64 / MB), 1)
         });
@@ -71,7 +72,7 @@ impl ScaleReport {
             let mark = if one.kernel.inode_size_is_read { "" } else { " (estimated)" };
             number(one.kernel.inodes_bytes.map(|bytes| bytes as f64 / MB), 1) + mark
         });
-        rows("resident memory when live, MB", &|one| number(one.resident_bytes.map(|s| s.median / MB), 1));
+        rows("resident memory then, MB", &|one| number(one.resident_bytes.map(|s| s.median / MB), 1));
         rows("  on an empty tree, MB", &|one| number(Some(one.resident_empty_bytes as f64 / MB), 1));
         rows("  the difference per directory, bytes", &|one| number(one.resident_per_directory_bytes, 0));
         rows("first comparison and copy, s", &|one| number(one.first_copy_ms.map(|ms| ms / 1000.0), 1));
@@ -80,6 +81,7 @@ impl ScaleReport {
         rows("restart: live", &|one| times(one.restart_live_ms));
         rows("restart: 100 changes on the target", &|one| times(one.restart_ms));
         rows("overflow of all queues: 100 changes on the target", &|one| times(one.overflow_ms));
+        rows("  overflows of queues in these runs", &|one| one.overflows.to_string());
         for one in self.measured.iter().filter(|one| one.missing > 0) {
             let _infallible =
                 writeln!(text, "\nMISSING: with {} {} changes did not arrive", one.backend.name(), one.missing);

@@ -15,6 +15,7 @@ mod pipeline;
 mod ration;
 mod rounds;
 mod saver;
+mod scouts;
 mod shard;
 mod status;
 mod thrift;

@@ -25,7 +25,7 @@ impl Thrift {
     /// anew.
     pub(super) fn is_due(&mut self, now: Instant, left: usize) -> bool {
         let rested = self.last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
-        let over = self.came >= MARKS_MIN && left <= self.came / 8;
+        let over = self.came >= MARKS_MIN && left <= self.came / 64;
         if rested && over {
             *self = Self { came: left, last: Some(now) };
         }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::inbox::{ErrandBox, Inbox};
+use super::scouts;
 use super::thrift::give_back;
 use crate::change::Mark;
 use crate::path::RelPath;
@@ -79,6 +80,32 @@ struct State {
     stack: Vec<Task>,
     busy: usize,
     rest_until: Option<Instant>,
+    scouts: Scouts,
+}
+
+/// Whether walkers run ahead of the shards' first walk ([`scouts`]).
+#[derive(Debug)]
+enum Scouts {
+    /// Not yet: that is looked at now and then.
+    Ready(scouts::Progress),
+    /// Directories that no scout has taken, and scouts at work.
+    Out { stack: Vec<RelPath>, busy: usize },
+    /// Not any more, or never: the first walk has ended, or there are passes to be made.
+    Over,
+}
+
+impl Default for Scouts {
+    fn default() -> Self {
+        Self::Ready(scouts::Progress::begin())
+    }
+}
+
+/// What a walker does next.
+enum Job {
+    /// A directory of a pass.
+    Visit(Arc<Pass>, Task),
+    /// A directory to be listed ahead of the shards.
+    Scout(RelPath),
 }
 
 /// What one shard's rescans came to.
@@ -121,6 +148,8 @@ pub(super) struct Walkers {
     stop: AtomicBool,
     /// Idle walkers, for those at work to see without the lock.
     hungry: AtomicUsize,
+    /// Scouts shall go on.
+    scouting: AtomicBool,
     tallies: Vec<Tally>,
     restarted: AtomicBool,
     source: Arc<Source>,
@@ -135,6 +164,7 @@ impl Walkers {
             wake: Condvar::new(),
             stop: AtomicBool::new(false),
             hungry: AtomicUsize::new(0),
+            scouting: AtomicBool::new(true),
             tallies: errands.iter().map(|_| Tally::default()).collect(),
             restarted: AtomicBool::new(true),
             source,
@@ -143,10 +173,10 @@ impl Walkers {
         })
     }
 
-    /// How many threads: a cold cache wants more than there are cores, and a warm one does not mind (notes/kernel.md 6).
+    /// How many threads: a cold cache wants 8 to 16, and a warm one does not mind (notes/kernel.md 6).
     pub(super) fn threads() -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        (cores * 2).clamp(2, 16)
+        (cores * 2).clamp(8, 16)
     }
 
     /// Asks for a pass over `scopes`. A scope that waits already is looked through once, as far back as either wants.
@@ -159,7 +189,10 @@ impl Walkers {
         {
             tally.overflows.fetch_add(1, Ordering::Relaxed);
         }
+        // A pass comes first.
+        self.scouting.store(false, Ordering::Relaxed);
         let mut state = self.state.lock();
+        state.scouts = Scouts::Over;
         let request = state.waiting.entry(asker).or_default();
         request.asked += 1;
         for scope in scopes {
@@ -210,7 +243,14 @@ impl Walkers {
 
     /// A walker's thread.
     pub(super) fn run(&self) {
-        while let Some((pass, task)) = self.next() {
+        while let Some(job) = self.next() {
+            let (pass, task) = match job {
+                Job::Visit(pass, task) => (pass, task),
+                Job::Scout(path) => {
+                    self.scout(path);
+                    continue;
+                }
+            };
             let mut at_work = AtWork { walkers: self, pass: &pass, stack: vec![task], marks: Vec::new() };
             at_work.run();
             at_work.hand_over();
@@ -228,7 +268,7 @@ impl Walkers {
     }
 
     /// Waits for something to do; `None` at the end.
-    fn next(&self) -> Option<(Arc<Pass>, Task)> {
+    fn next(&self) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
             if self.is_stopping() {
@@ -237,10 +277,19 @@ impl Walkers {
             if let Some(pass) = state.pass.clone() {
                 if let Some(task) = state.stack.pop() {
                     state.busy += 1;
-                    return Some((pass, task));
+                    return Some(Job::Visit(pass, task));
                 }
                 self.hungry.fetch_add(1, Ordering::Relaxed);
                 self.wake.wait(&mut state);
+                self.hungry.fetch_sub(1, Ordering::Relaxed);
+                continue;
+            }
+            if let Some(path) = self.next_to_scout(&mut state) {
+                return Some(Job::Scout(path));
+            }
+            if !matches!(state.scouts, Scouts::Over) {
+                self.hungry.fetch_add(1, Ordering::Relaxed);
+                let _either = self.wake.wait_for(&mut state, scouts::LOOK_PAUSE);
                 self.hungry.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
@@ -254,6 +303,58 @@ impl Walkers {
                 }
                 (..) => self.wake.wait(&mut state),
             }
+        }
+    }
+
+    /// A directory to be listed ahead of the shards' first walk, if that is of use.
+    fn next_to_scout(&self, state: &mut State) -> Option<RelPath> {
+        if matches!(state.scouts, Scouts::Over) {
+            return None;
+        }
+        if self.source.is_live() {
+            self.scouting.store(false, Ordering::Relaxed);
+            state.scouts = Scouts::Over;
+            return None;
+        }
+        if let Scouts::Ready(progress) = &state.scouts
+            && progress.is_slow(&self.source, self.errands.len())
+        {
+            let threads = Self::threads();
+            tracing::debug!(root = self.source.name, threads, "the first walk waits for the disk: reading ahead of it");
+            state.scouts = Scouts::Out { stack: vec![RelPath::root()], busy: 0 };
+        }
+        let Scouts::Out { stack, busy } = &mut state.scouts else { return None };
+        match stack.pop() {
+            Some(path) => {
+                *busy += 1;
+                Some(path)
+            }
+            None if *busy > 0 => None,
+            None => {
+                state.scouts = Scouts::Over;
+                None
+            }
+        }
+    }
+
+    /// Lists a directory and all beneath it, as long as that is of use.
+    fn scout(&self, path: RelPath) {
+        let mut mine = vec![path];
+        while let Some(path) = mine.pop() {
+            if !self.scouting.load(Ordering::Relaxed) || self.is_stopping() || self.source.is_live() {
+                break;
+            }
+            scouts::scout(&self.source, &path, &mut mine);
+            if mine.len() > 1
+                && self.hungry.load(Ordering::Relaxed) > 0
+                && let Scouts::Out { stack, .. } = &mut self.state.lock().scouts
+            {
+                stack.extend(mine.drain(..mine.len() / 2));
+                self.wake.notify_all();
+            }
+        }
+        if let Scouts::Out { busy, .. } = &mut self.state.lock().scouts {
+            *busy -= 1;
         }
     }
 

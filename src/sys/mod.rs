@@ -17,3 +17,4 @@ pub mod mounts;
 pub mod privileges;
 pub mod socket;
 pub mod usage;
+pub mod waits;

@@ -151,6 +151,7 @@ pub fn setups(config: &Config) -> Result<Vec<RootSetup>, Failure> {
                 nfs_exported: root.nfs_exported,
                 noisy: root.noisy.clone(),
                 shards: root.shards.unwrap_or_else(default_shards),
+                shard_depth: root.shard_depth,
                 settle: SettleOptions {
                     quiet: root.settle.quiet,
                     quiet_open: root.settle.quiet_open,

@@ -50,7 +50,12 @@ fn root_text(text: &mut String, root: &RootStatus) {
         line(format!("  the checkpoint cannot be written: {error}"));
     }
     let known = if root.watch.backend == "fanotify" { "known" } else { "watched" };
-    let mut counts = format!("  {}: {} directories {known}, {} events", root.watch.backend, root.watched, root.events);
+    let mut counts = format!("  {}: {} directories {known}", root.watch.backend, root.watched);
+    if root.shards.len() > 1 {
+        let each: Vec<String> = root.shards.iter().map(|shard| shard.watched.to_string()).collect();
+        let _infallible = write!(counts, " by {} shards ({})", root.shards.len(), each.join(", "));
+    }
+    let _infallible = write!(counts, ", {} events", root.events);
     if root.overflows > 0 {
         let _infallible = write!(counts, ", {} overflows", root.overflows);
     }

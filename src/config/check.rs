@@ -9,7 +9,7 @@ use super::complaint::{COMPLAINTS_MAX, one_line, quoted};
 use super::raw::{self, Kind, Node};
 use super::{
     BACKLOG, HOLD_OVER_PATHS, LANES, LARGE_FILE, NAME_LENGTH_MAX, PERCENT, QUIET, QUIET_OPEN_NFS, RELEASE_AFTER,
-    SETTLE_MAX, SHARDS, TARGETS_MAX, TIMEOUT,
+    SETTLE_MAX, SHARD_DEPTH, SHARDS, TARGETS_MAX, TIMEOUT,
 };
 use super::{
     Complaint, Config, ConfigErrors, Delete, DeleteMode, Positions, RootConfig, Settle, TargetConfig, WatchBackend,
@@ -90,6 +90,7 @@ const ROOT: Keys = Keys {
         "one_file_system",
         "delete",
         "shards",
+        "shard_depth",
         "settle",
         "nfs_exported",
         "targets",
@@ -160,6 +161,8 @@ impl Checker<'_> {
             root.delete = self.delete(value);
         }
         root.shards = section.get("shards").and_then(|value| self.number(value, SHARDS));
+        root.shard_depth =
+            section.get("shard_depth").and_then(|value| self.number(value, SHARD_DEPTH)).unwrap_or(root.shard_depth);
         root.settle = self.settle(section.get("settle"), root.nfs_exported);
         let items = self.required_items(&section, "targets", "list where to send it");
         if items.len() > TARGETS_MAX {
@@ -825,6 +828,7 @@ roots:
     one_file_system: false
     delete: {mode: keep, hold_over: {paths: 50, percent: 0}, release_after: 1h}
     shards: 0x10
+    shard_depth: 3
     nfs_exported: true
     settle: {quiet: 300ms, max: 1m}
     targets:
@@ -894,6 +898,7 @@ roots:
         first.delete.hold_over = crate::config::HoldOver { paths: 50, percent: 0 };
         first.delete.release_after = Some(Duration::from_secs(3_600));
         first.shards = Some(16);
+        first.shard_depth = 3;
         first.nfs_exported = true;
         first.settle =
             Settle { quiet: Duration::from_millis(300), quiet_open: QUIET_OPEN_NFS, max: Duration::from_secs(60) };

@@ -34,6 +34,7 @@ struct Root {
     delete: Delete,
     #[serde(skip_serializing_if = "Option::is_none")]
     shards: Option<u16>,
+    shard_depth: u16,
     settle: Settle,
     nfs_exported: bool,
     targets: Vec<Target>,
@@ -105,6 +106,7 @@ fn root(root: &RootConfig) -> Root {
         one_file_system: root.one_file_system,
         delete: delete(&root.delete),
         shards: root.shards,
+        shard_depth: root.shard_depth,
         settle: Settle {
             quiet: duration_text(root.settle.quiet),
             quiet_open: duration_text(root.settle.quiet_open),
@@ -275,6 +277,7 @@ mod tests {
                 (root.default_filters, root.one_file_system, root.nfs_exported) = (bools.1, bools.2, bools.3);
                 root.filters = filters.into_iter().map(String::into_bytes).collect();
                 root.shards = shards;
+                root.shard_depth = u16::try_from(more % 4 + 1).unwrap();
                 root.delete.mode = if bools.3 { DeleteMode::Keep } else { DeleteMode::Mirror };
                 root.delete.hold_over.paths = u32::try_from(more).unwrap();
                 root.delete.hold_over.percent = u32::try_from(most % 101).unwrap();
@@ -320,6 +323,7 @@ roots:
     hold_over:
       paths: 1000
       percent: 10
+  shard_depth: 1
   settle:
     quiet: 200ms
     quiet_open: 2s

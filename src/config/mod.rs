@@ -36,6 +36,8 @@ pub const RSYNC_DEFAULT: &str = "rsync";
 pub const NAME_LENGTH_MAX: usize = 128;
 /// Range of [`RootConfig::shards`]. Why 64: each shard is a thread and an inotify instance, of which a user has 128.
 pub const SHARDS: RangeInclusive<u16> = 1..=64;
+/// Range of [`RootConfig::shard_depth`]. Why 4: deeper, there is nothing left to deal, and one shard watches all above.
+pub const SHARD_DEPTH: RangeInclusive<u16> = 1..=4;
 /// Targets of one root: what a [`crate::target::TargetId`] counts.
 pub const TARGETS_MAX: usize = u16::MAX as usize;
 /// Range of [`Settle::quiet`] and [`Settle::quiet_open`].
@@ -104,6 +106,9 @@ pub struct RootConfig {
     pub delete: Delete,
     /// Threads that watch this root. Range: [`SHARDS`]. Default: min(4, cores), decided at start.
     pub shards: Option<u16>,
+    /// How deep the directories lie that are dealt to the shards: 1 are those in `path` itself. Range: [`SHARD_DEPTH`].
+    /// Default: 1.
+    pub shard_depth: u16,
     /// How long a changed path must be quiet before it is sent.
     pub settle: Settle,
     /// Whether NFS clients write here, whose closes the kernel does not report: raises the default of
@@ -235,6 +240,7 @@ impl RootConfig {
             one_file_system: true,
             delete: Delete::default(),
             shards: None,
+            shard_depth: 1,
             settle: Settle::default(),
             nfs_exported: false,
             targets,

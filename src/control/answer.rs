@@ -187,6 +187,8 @@ pub struct Checkpoint {
 pub struct ShardStatus {
     /// Which.
     pub shard: usize,
+    /// Directories that it watches.
+    pub watched: u64,
     /// Overflows of its queue.
     pub overflows: u64,
     /// Rescans for it.

@@ -63,6 +63,8 @@ pub struct RootSetup {
     pub noisy: Vec<PathBuf>,
     /// Shards, at least one; a fanotify mark has one.
     pub shards: u16,
+    /// How deep the directories lie that are dealt to them.
+    pub shard_depth: u16,
     /// Settle times.
     pub settle: SettleOptions,
     /// How much further than the watermark a rescan looks back.
@@ -394,7 +396,7 @@ fn start_root(
         .map_err(|error| AgentError::Root { path: root.path.clone(), error })?;
     let unwatched_pause = root.unwatched_pause.unwrap_or(source.unwatched_pause);
     let source = source.with_slack(root.slack).with_unwatched_pause(unwatched_pause);
-    let source = source.exported(root.nfs_exported);
+    let source = source.exported(root.nfs_exported).with_shard_depth(root.shard_depth);
     let choice = watch::choose(&source, root.watch, allowance.most());
     say_choice(&source, &choice);
     // A mark needs no watches.

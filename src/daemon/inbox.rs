@@ -1,6 +1,6 @@
 //! What the dispatcher of a root is sent: bounded lock-free queues and one waker.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -14,7 +14,7 @@ use crate::dispatch::{LaneId, Report};
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
 use crate::target::TargetId;
-use crate::watch::{Occasion, ShardId};
+use crate::watch::{Errands, ShardId, Task};
 
 /// Mark batches that wait. Full means: the shard keeps its marks and widens them when they become too many.
 const MARK_BATCHES_MAX: usize = 1024;
@@ -95,11 +95,11 @@ const RECHECKS_MAX: usize = 4096;
 /// Rechecks that a shard takes at once: each is a listing, and its queue must not wait for thousands of them.
 const RECHECKS_TAKEN: usize = 128;
 
-/// Errands for one shard: names, each once, so repeated errands take no space. A mutex around a tiny set on a cold path:
-/// top-level directories come and go rarely.
+/// Errands for one shard, each once, so repeated errands take no space. A mutex around a tiny set on a cold path: directories
+/// that are dealt come and go rarely.
 #[derive(Debug)]
 pub(super) struct ErrandBox {
-    names: Mutex<BTreeMap<Box<[u8]>, Occasion>>,
+    errands: Mutex<Errands>,
     rescan: Mutex<RescanBox>,
     clock_set: AtomicBool,
     waker: Waker,
@@ -116,26 +116,23 @@ struct RescanBox {
 impl ErrandBox {
     pub(super) fn new(waker: Waker) -> Arc<Self> {
         Arc::new(Self {
-            names: Mutex::new(BTreeMap::new()),
+            errands: Mutex::new(Errands::default()),
             rescan: Mutex::new(RescanBox::default()),
             clock_set: AtomicBool::new(false),
             waker,
         })
     }
 
-    /// Adds a name; false when it was there already.
-    pub(super) fn add(&self, name: Box<[u8]>, occasion: Occasion) -> bool {
-        let mut names = self.names.lock();
-        let waiting = names.get(&name).copied();
-        names.insert(name, waiting.map_or(occasion, |waiting| waiting.then(occasion)));
-        drop(names);
+    /// Adds one; false when the same waits already.
+    pub(super) fn add(&self, path: RelPath, task: Task) -> bool {
+        let is_new = self.errands.lock().add(path, task);
         self.wake();
-        waiting.is_none()
+        is_new
     }
 
-    /// Takes all names.
-    pub(super) fn take(&self) -> Vec<(Box<[u8]>, Occasion)> {
-        std::mem::take(&mut *self.names.lock()).into_iter().collect()
+    /// Takes all.
+    pub(super) fn take(&self) -> Errands {
+        std::mem::take(&mut *self.errands.lock())
     }
 
     /// Adds a directory to be rechecked; gives it back when too many wait.

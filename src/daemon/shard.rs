@@ -97,7 +97,8 @@ impl ShardLoop {
             let walking = self.shard.work(0);
             self.hand_over();
             let rechecks = self.errands[usize::from(self.shard.id().0)].has_rechecks();
-            let timeout = if walking || rechecks || (readable && read_at.is_none()) {
+            let yields = self.owed == 0 && self.shard.is_yielding();
+            let timeout = if walking || rechecks || yields || (readable && read_at.is_none()) {
                 Some(Duration::ZERO)
             } else {
                 let kept = (!self.kept.is_empty()).then(|| now + KEPT_PAUSE);
@@ -131,7 +132,7 @@ impl ShardLoop {
             let due = readable || read_at.is_some_and(|at| at <= now);
             // Read before the queue is: whatever happened before the round was asked for is in the queue by now.
             let round = self.rounds.asked();
-            if due || look || round > self.drained {
+            if due || look || yields || round > self.drained {
                 read_at = None;
                 // Edge-triggered: until the queue was read to its end there will be no further event.
                 readable = !self.shard.drain()?;
@@ -151,12 +152,13 @@ impl ShardLoop {
             let (rechecks, made_good) = self.errands[usize::from(self.shard.id().0)].take_rechecks();
             self.shard.recheck(&rechecks);
             self.owed = self.owed.saturating_sub(made_good);
-            let names = self.errands[usize::from(self.shard.id().0)].take();
-            if !names.is_empty() {
-                self.shard.on_errands(names);
+            let errands = self.errands[usize::from(self.shard.id().0)].take();
+            if !errands.is_empty() {
+                self.shard.on_errands(errands);
             }
             self.shard.work(WALK_SLICE);
             self.hand_over();
+            self.shard.let_go_of_yielded(self.owed > 0);
             self.publish();
             if !self.told_live && self.source.is_live() {
                 self.told_live = true;
@@ -212,8 +214,8 @@ impl ShardLoop {
         if self.kept.is_empty() {
             self.kept_since = None;
             self.shard.handed_over();
-            for Errand { owner, name, occasion } in self.waiting_errands.drain(..) {
-                if !self.errands[usize::from(owner.0)].add(name, occasion) {
+            for Errand { to, path, task } in self.waiting_errands.drain(..) {
+                if !self.errands[usize::from(to.0)].add(path, task) {
                     // The same errand waits already.
                     self.source.unsettled_down();
                 }

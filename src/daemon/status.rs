@@ -102,6 +102,7 @@ fn held_of(now: Instant, held: HeldView) -> Held {
 fn shard_of(shard: usize, status: &super::walkers::ShardStatus) -> ShardStatus {
     ShardStatus {
         shard,
+        watched: status.watched,
         overflows: status.overflows,
         rescans: status.rescans,
         directories_visited: status.directories,

@@ -130,6 +130,8 @@ pub struct RescanProgress {
 /// What one shard says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardStatus {
+    /// Directories that it watches.
+    pub watched: u64,
     /// Times that its queue overflowed.
     pub overflows: u64,
     /// Passes that made good what it lost.
@@ -223,7 +225,8 @@ impl Walkers {
 
     /// What each shard lost, and what was done about it; without the watermarks.
     pub(super) fn shards(&self) -> impl Iterator<Item = ShardStatus> {
-        self.tallies.iter().map(|tally| ShardStatus {
+        self.tallies.iter().zip(self.source.watched_each()).map(|(tally, watched)| ShardStatus {
+            watched,
             overflows: tally.overflows.load(Ordering::Relaxed),
             rescans: tally.passes.load(Ordering::Relaxed),
             directories: tally.directories.load(Ordering::Relaxed),

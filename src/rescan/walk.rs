@@ -96,6 +96,8 @@ pub fn visit<G: Ground>(source: &Source<G>, scopes: &[Scope], task: &Task, finde
         Verdict::Descend => {}
     }
     let changed = verdict == Verdict::Listing;
+    let is_touched =
+        |name: &[u8]| root.status_at(&directory, name).is_ok_and(|status| is_changed(status.changed, scope.since));
     let mut looked_at = 0;
     let listed = root.list(&directory, |name, entry_type, _inode| {
         let (entry_type, status) = match entry_type {
@@ -113,6 +115,14 @@ pub fn visit<G: Ground>(source: &Source<G>, scopes: &[Scope], task: &Task, finde
                 let path = task.path.join(name);
                 if !source.filter.excludes(&path, true) {
                     finder.descend(Task { path, parent_changed: changed, scope: task.scope });
+                }
+            } else if !changed && is_touched(name) {
+                // Its mode, owner or times are told of by the events of this directory; what is in it is another scope's.
+                let path = task.path.join(name);
+                if !source.filter.excludes(&path, true) {
+                    let mut mark = Mark::new(path, MarkKind::Attributes).priority(Priority::Background);
+                    mark.changes_names = false;
+                    finder.mark(mark);
                 }
             }
         } else if !changed && status.is_some_and(|status| is_changed(status.changed, scope.since)) {
@@ -291,6 +301,32 @@ mod tests {
             fs::write(root.join("d/new"), "").unwrap();
         };
         assert_eq!(found_after(false, tree, create), ["Listing .", "Subtree d"]);
+    }
+
+    /// A scope of one level is what a shard watches that does not watch the directories in it: their modes, owners and times
+    /// are told of by its events, and nobody looked for them when these were lost.
+    #[test]
+    fn a_directory_in_a_scope_of_one_level_is_looked_at_itself() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path().canonicalize().unwrap();
+        for name in ["touched/deep", "quiet"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        let stamp = |name: &str| {
+            let stamp = fs::metadata(root.join(name)).unwrap();
+            WallTime(stamp.ctime() * 1_000_000_000 + stamp.ctime_nsec())
+        };
+        let (top, quiet) = (stamp(""), stamp("quiet"));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        while stamp("touched") <= top.max(quiet) {
+            fs::set_permissions(root.join("touched"), Clone::clone(&mode)).unwrap();
+        }
+        let since = stamp("touched");
+        let source = Source::open("root", root.clone(), true, Filter::none()).unwrap();
+        let scope = Scope { path: RelPath::root(), recursive: false, since, known: true };
+        let mut marks = Vec::new();
+        pass(&source, &[scope], |mark| marks.push((mark.path.to_string(), mark.kind)), |_| ());
+        assert_eq!(marks, [("touched".to_owned(), MarkKind::Attributes)]);
     }
 
     #[test]

@@ -366,6 +366,34 @@ impl Directories {
         Some(self.id(index))
     }
 
+    /// Takes the directory's watch away, for somebody else watches it now; it stays for what lies beneath.
+    pub fn give_away(&mut self, directory: DirectoryId) -> Option<Wd> {
+        let wd = self.get(directory)?.wd()?;
+        self.forget_watch(wd);
+        self.set_entries(directory, 0);
+        self.nodes[directory.index].inode = 0;
+        Some(wd)
+    }
+
+    /// How many directories have a watch, of this one and all beneath it.
+    #[must_use]
+    pub fn count(&self, directory: DirectoryId) -> u64 {
+        let Some(top) = self.get(directory) else { return 0 };
+        let mut count = u64::from(top.wd.is_some());
+        let mut at = top.first_child;
+        // Down, then along, then up: as high as the tree is, without a stack.
+        while at != NONE {
+            count += u64::from(self.nodes[at].wd.is_some());
+            let mut next = self.nodes[at].first_child;
+            while next == NONE && at != directory.index {
+                next = self.nodes[at].next;
+                at = if next == NONE { self.nodes[at].parent } else { at };
+            }
+            at = next;
+        }
+        count
+    }
+
     fn id(&self, index: u32) -> DirectoryId {
         DirectoryId { index, generation: self.nodes[index].generation }
     }

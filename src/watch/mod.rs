@@ -3,6 +3,8 @@
 //! The shard does the syscalls that watching needs; its loop and its threads are in `daemon`.
 
 mod backend;
+mod dealing;
+mod errand;
 mod lack;
 mod nameless;
 mod shard;
@@ -13,8 +15,9 @@ mod trunk;
 mod walk;
 
 pub use backend::{Asked, Choice, choose};
+pub use errand::{Errand, Errands, Occasion, Task};
 pub use lack::Lack;
 pub use nameless::NamelessChange;
 pub use shard::{Loss, LossReason, LostScope, Reading, Shard, ShardId, ShardOptions, Source, StartError};
 pub use standing::RootFault;
-pub use trunk::{Errand, Occasion, Trunk};
+pub use trunk::Trunk;

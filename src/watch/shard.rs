@@ -10,15 +10,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
+
 use super::backend::Choice;
+use super::dealing::{Part, SPLIT_MIN, Yielding};
+use super::errand::{Errand, Task};
 use super::lack::Lack;
 use super::nameless::{Handles, NamelessChange};
 use super::standing::Standing;
 use super::touches::Touches;
-use super::trunk::{Errand, Occasion, Trunk};
+use super::trunk::Trunk;
 use super::walk::{Reason, Walk};
 use crate::change::{CTIME_SLACK, Mark, MarkKind, Stage};
 use crate::event::{self, Event, EventKind, Place, Record};
@@ -33,6 +37,9 @@ use crate::tree::{Directories, DirectoryId};
 /// Which shard of a root; 0 is the trunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
+
+/// Shards of one root. Why 64: each is a thread and an inotify instance, of which a user has 128.
+pub const SHARDS_MAX: usize = 64;
 
 /// How long a directory that left by rename waits for its new name before its watches end. Unit: time. Why 100 ms:
 /// the halves of a rename were at most 1.1 ms apart (notes/kernel.md 1.4); late is harmless, it costs a second walk.
@@ -89,6 +96,14 @@ pub struct Source<G = OwnedFd> {
     pub slack: Duration,
     /// What its watches may hold, together with those of other roots; `None`: all that the kernel gives.
     pub allowance: Option<std::sync::Arc<Allowance>>,
+    /// Directories above this depth are watched by the trunk, and what lies in them is dealt.
+    pub shard_depth: u16,
+    /// How many directories are watched at least in one that is split.
+    pub split_min: u64,
+    shards: AtomicU16,
+    /// The crown but for the root (see [`Trunk`]), and which inodes these directories are.
+    pub(super) crown: RwLock<BTreeMap<RelPath, u64>>,
+    split_said: AtomicBool,
     unsettled: AtomicI64,
     live: AtomicBool,
     /// Nothing is ever deleted on a target.
@@ -99,14 +114,29 @@ pub struct Source<G = OwnedFd> {
     mounts_said: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counters {
     events: AtomicU64,
     overflows: AtomicU64,
     watched: AtomicI64,
+    watched_each: [AtomicU64; SHARDS_MAX],
     unwatched: [AtomicI64; 3],
     unreadable: AtomicU64,
     pub entries: AtomicI64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            events: AtomicU64::new(0),
+            overflows: AtomicU64::new(0),
+            watched: AtomicI64::new(0),
+            watched_each: [const { AtomicU64::new(0) }; SHARDS_MAX],
+            unwatched: Default::default(),
+            unreadable: AtomicU64::new(0),
+            entries: AtomicI64::new(0),
+        }
+    }
 }
 
 /// A reading of a root's counters.
@@ -161,6 +191,11 @@ impl<G: Ground> Source<G> {
             unwatched_pause: UNWATCHED_PAUSE,
             slack: CTIME_SLACK,
             allowance: None,
+            shard_depth: 1,
+            split_min: SPLIT_MIN,
+            shards: AtomicU16::new(1),
+            crown: RwLock::default(),
+            split_said: AtomicBool::new(false),
             // The trunk's first look at the root is the first thing to be settled.
             unsettled: AtomicI64::new(1),
             live: AtomicBool::new(false),
@@ -212,6 +247,52 @@ impl<G: Ground> Source<G> {
     pub fn within(mut self, allowance: Option<std::sync::Arc<Allowance>>) -> Self {
         self.allowance = allowance;
         self
+    }
+
+    /// The same with another depth in which directories are dealt to shards.
+    #[must_use]
+    pub fn with_shard_depth(mut self, depth: u16) -> Self {
+        self.shard_depth = depth;
+        self
+    }
+
+    /// The same with another least size of what is split; for tests, whose trees are small.
+    #[must_use]
+    pub fn with_split_min(mut self, directories: u64) -> Self {
+        self.split_min = directories;
+        self
+    }
+
+    /// How many shards share the root.
+    pub(super) fn shards(&self) -> u16 {
+        self.shards.load(Ordering::Relaxed)
+    }
+
+    /// Directories that each shard watches now.
+    pub fn watched_each(&self) -> impl Iterator<Item = u64> {
+        let counts = self.counters.watched_each.iter().take(usize::from(self.shards()));
+        counts.map(|count| count.load(Ordering::Relaxed))
+    }
+
+    /// Which inode a crown directory is; `None` if there is no such one at `path`.
+    pub(super) fn crown_inode(&self, path: &RelPath) -> Option<u64> {
+        self.crown.read().get(path).copied()
+    }
+
+    /// Tells that a directory was split, which is rare.
+    pub(super) fn say_split(&self, path: &RelPath, by: ShardId, directories: u64) {
+        let (root, shard) = (&self.name, by.0);
+        if self.split_said.swap(true, Ordering::Relaxed) {
+            tracing::debug!(root, path = %path, shard, directories, "directories in it are dealt to all shards");
+        } else {
+            tracing::info!(
+                root,
+                path = %path,
+                shard,
+                directories,
+                "most directories lie in one: those in it are dealt to all shards (further ones are told at debug)"
+            );
+        }
     }
 
     /// Whether every walk and errand that was ever started is done at this moment.
@@ -295,11 +376,11 @@ pub struct ShardOptions {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unwatched {
     /// Why.
-    lack: Lack,
+    pub(super) lack: Lack,
     /// When it is tried again.
     deadline: Instant,
     /// What changed in it at this moment or later is not known.
-    since: WallTime,
+    pub(super) since: WallTime,
 }
 
 /// Directories of which the shard does not know what happened since a moment: to be rescanned.
@@ -336,12 +417,28 @@ pub struct LostScope {
 /// One shard.
 #[derive(Debug)]
 pub struct Shard<G: Ground = OwnedFd> {
-    id: ShardId,
+    pub(super) id: ShardId,
     pub(super) source: std::sync::Arc<Source<G>>,
     pub(super) watches: G::Watches,
     pub(super) map: Directories,
-    trunk: Option<Trunk>,
+    pub(super) trunk: Option<Trunk>,
+    /// Of the trunk: directories that it watched as ones of the crown. What others own in them is not in its map.
+    pub(super) crowned: HashSet<DirectoryId>,
+    /// Errands that are to be handed over.
+    pub(super) asked: Vec<Errand>,
+    pub(super) yielding: Vec<Yielding>,
+    /// Directories that may be there for nothing any more.
+    pub(super) bare: Vec<DirectoryId>,
+    /// With so many directories it is time to see whether one holds most of them.
+    pub(super) split_at: u64,
+    /// That was seen since all was watched.
+    pub(super) seen_live: bool,
     pub(super) walks: Vec<Walk<G::Directory>>,
+    /// Events were lost, and whatever was renamed meanwhile may hold what nobody saw: its new place is perhaps not looked
+    /// through.
+    pub(super) lossy: bool,
+    /// All losses are made good; what was renamed before that is in the queue.
+    pub(super) made_good: bool,
     /// Detached directories beneath which directories came or went.
     pub(super) missed: HashSet<DirectoryId>,
     /// Walks that ended, and whose marks and losses may not be handed over yet.
@@ -395,13 +492,24 @@ impl<G: Ground> Shard<G> {
             }
         }
         let source_fills = source.choice.backend == Backend::Fanotify;
+        let trunk = (options.id == ShardId(0)).then(|| Trunk::new(options.shards, source.shard_depth));
+        let split_at = source.split_min;
+        source.shards.fetch_max(options.shards, Ordering::Relaxed);
         Ok(Self {
             id: options.id,
             source,
             watches,
             map: Directories::new(),
-            trunk: (options.id == ShardId(0)).then(|| Trunk::new(options.shards)),
+            trunk,
+            crowned: HashSet::new(),
+            asked: Vec::new(),
+            yielding: Vec::new(),
+            bare: Vec::new(),
+            split_at,
+            seen_live: false,
             walks: Vec::new(),
+            lossy: false,
+            made_good: true,
             missed: HashSet::new(),
             finished: 0,
             suspended: Vec::new(),
@@ -443,27 +551,10 @@ impl<G: Ground> Shard<G> {
 
     /// The mark sees everything from now on, so changes flow at once; the map is filled beside that.
     fn begin_to_fill(&mut self) {
-        for Errand { name, .. } in self.trunk.as_mut().map(Trunk::errands).unwrap_or_default() {
-            self.start_walk(self.map.root(), &name, Reason::Start);
+        for Errand { path, .. } in self.trunk.as_mut().map(Trunk::errands).unwrap_or_default() {
+            self.start_walk(self.map.root(), path.as_bytes(), Reason::Start);
         }
         self.source.live.store(true, Ordering::SeqCst);
-    }
-
-    /// Lists the root and sends an errand for each directory in it, and for each that was there before.
-    fn deal_root(&mut self) -> io::Result<()> {
-        let root = self.source.root.open_directory(&RelPath::root())?;
-        let (names, entries) = self.subdirectories(&RelPath::root(), &root)?;
-        self.map.set_entries(self.map.root(), entries);
-        let Some(trunk) = &mut self.trunk else { return Ok(()) };
-        let gone: Vec<Box<[u8]>> =
-            trunk.names().filter(|name| !names.iter().any(|present| **present == **name)).map(Into::into).collect();
-        for name in gone {
-            trunk.left(&name, 0);
-        }
-        for name in names {
-            trunk.found(&name);
-        }
-        Ok(())
     }
 
     /// Reads the queue, at most a turn's worth. Returns whether it was read to its end.
@@ -472,6 +563,8 @@ impl<G: Ground> Shard<G> {
     /// Those of read(2): the instance is broken and the agent must end.
     pub fn drain(&mut self) -> io::Result<bool> {
         let before = self.source.root.coarse_now();
+        let yielding = self.yielding.len();
+        let made_good = self.made_good;
         // What happened to the directories that the first walk met is in the queue by now.
         let filled = self.filling && self.walks.is_empty() && self.suspended.is_empty();
         let mut lost = false;
@@ -504,6 +597,8 @@ impl<G: Ground> Shard<G> {
         }
         if finished && !lost {
             self.last_empty = before;
+            self.read_before_yielding(yielding);
+            self.lossy &= !made_good;
         }
         if finished && filled {
             self.filling = false;
@@ -595,32 +690,32 @@ impl<G: Ground> Shard<G> {
     }
 
     fn on_directory(&mut self, parent: DirectoryId, event: Event<'_>) {
-        let Some(path) = self.map.path(parent).map(|parent| parent.join(event.name)) else {
+        let Some(place) = self.map.path(parent) else {
             return self.missed_beneath(parent, event.kind);
         };
+        let path = place.join(event.name);
         if self.source.filter.excludes(&path, true) {
             // It may have had another name, which is watched: a move into an excluded name is a move out.
             self.drop_child(parent, event.name);
             return self.on_excluded(parent, event.kind);
         }
+        let part = self.part_of(&place);
         match event.kind {
             // The first walk may have met it before its event came, and marks nothing.
-            EventKind::Created if self.filling => self.look_at(parent, event, Reason::Arrived),
-            EventKind::Created => self.look_at(parent, event, Reason::Appeared),
-            EventKind::MovedTo => self.look_at(parent, event, Reason::Arrived),
+            EventKind::Created if self.filling => self.look_at(part, parent, event, &path, Reason::Arrived),
+            EventKind::Created => self.look_at(part, parent, event, &path, Reason::Appeared),
+            EventKind::MovedTo => self.look_at(part, parent, event, &path, Reason::Arrived),
             EventKind::Deleted | EventKind::MovedFrom => {
                 // What has the name now decides, not the event: in an exchange the newcomer's event came before this
                 // one, and the map may already hold it.
                 if self.is_directory(&path) {
-                    return self.look_at(parent, event, Reason::Arrived);
+                    return self.look_at(part, parent, event, &path, Reason::Arrived);
                 }
-                let mut mark = Mark::new(path, MarkKind::Point);
+                let mut mark = Mark::new(path.clone(), MarkKind::Point);
                 mark.gone_directory = true;
                 self.emit(mark);
-                if self.is_of_trunk(parent) {
-                    if let Some(trunk) = &mut self.trunk {
-                        trunk.left(event.name, event.cookie);
-                    }
+                if part == Part::Crown {
+                    self.left(&path, event.cookie);
                 } else if event.kind == EventKind::MovedFrom {
                     self.departed(parent, event.name);
                 } else {
@@ -651,23 +746,18 @@ impl<G: Ground> Shard<G> {
     }
 
     /// A directory may be under this name now: watch it, list it, and mark what is there.
-    fn look_at(&mut self, parent: DirectoryId, event: Event<'_>, reason: Reason) {
-        if self.is_of_trunk(parent) {
-            if let Some(trunk) = &mut self.trunk {
-                trunk.appeared(event.name, event.cookie);
-            }
-            return;
+    fn look_at(&mut self, part: Part, parent: DirectoryId, event: Event<'_>, path: &RelPath, reason: Reason) {
+        match part {
+            Part::Own => self.start_walk(parent, event.name, reason),
+            Part::Crown => self.appeared(path, event.cookie),
+            // The trunk may have listed it before and so have no event.
+            Part::Former => self.ask(ShardId(0), path.clone(), Task::Seen),
         }
-        self.start_walk(parent, event.name, reason);
         // Small ones are done before the next event is looked at.
         self.walk_slice(64);
     }
 
-    fn is_of_trunk(&self, parent: DirectoryId) -> bool {
-        parent == self.map.root() && self.trunk.is_some()
-    }
-
-    fn is_directory(&self, path: &RelPath) -> bool {
+    pub(super) fn is_directory(&self, path: &RelPath) -> bool {
         self.source.root.glimpse(path.as_bytes()).is_ok_and(|status| status.entry_type == EntryType::Directory)
     }
 
@@ -685,38 +775,10 @@ impl<G: Ground> Shard<G> {
     }
 
     /// A directory left by rename. Within this shard its new name re-binds it; otherwise its watches end.
-    fn departed(&mut self, parent: DirectoryId, name: &[u8]) {
+    pub(super) fn departed(&mut self, parent: DirectoryId, name: &[u8]) {
         if let Some(child) = self.map.child(parent, name) {
             self.map.detach(child);
             self.departed.push((self.source.root.now() + DEPARTED_WAIT, child));
-        }
-    }
-
-    /// Does what an owner is asked for: looks at top-level names. Those that are there come first, so that a renamed
-    /// directory is re-bound before its old name is dropped.
-    pub fn on_errands(&mut self, names: Vec<(Box<[u8]>, Occasion)>) {
-        // What is there at the start is compared anyway once all is watched.
-        let first = !self.source.is_live();
-        let root = self.map.root();
-        let (present, absent): (Vec<_>, Vec<_>) = names.into_iter().partition(|(name, occasion)| {
-            *occasion != Occasion::Left
-                && self.source.root.glimpse(name).is_ok_and(|status| status.entry_type == EntryType::Directory)
-        });
-        for (name, occasion) in present {
-            let reason = match occasion {
-                _ if first => Reason::Start,
-                Occasion::Event | Occasion::Left => Reason::Arrived,
-                Occasion::Lost => Reason::Appeared,
-            };
-            self.start_walk(root, &name, reason);
-            if !first {
-                self.walk_slice(64);
-            }
-            self.source.unsettled_down();
-        }
-        for (name, _) in absent {
-            self.drop_child(root, &name);
-            self.source.unsettled_down();
         }
     }
 
@@ -724,6 +786,7 @@ impl<G: Ground> Shard<G> {
     pub fn work(&mut self, budget: usize) -> bool {
         let more = self.walk_slice(budget);
         self.tell_watched();
+        self.consider_split();
         more
     }
 
@@ -736,6 +799,9 @@ impl<G: Ground> Shard<G> {
             allowance.hold(untold);
         }
         self.watched_told += untold;
+        if let Some(counter) = self.source.counters.watched_each.get(usize::from(self.id.0)) {
+            counter.store(self.map.watched() as u64, Ordering::Relaxed);
+        }
         let entries = i64::try_from(self.map.entries()).unwrap_or(i64::MAX);
         self.source.add_entries(entries - self.entries_told);
         self.entries_told = entries;
@@ -764,6 +830,7 @@ impl<G: Ground> Shard<G> {
         for (path, unwatched) in again {
             self.retry_unwatched(&path, unwatched);
         }
+        self.prune();
         self.tell_watched();
         let suspended = (!self.suspended.is_empty()).then(|| now + DEPARTED_WAIT / 10);
         self.walks.append(&mut self.suspended);
@@ -823,14 +890,20 @@ impl<G: Ground> Shard<G> {
     /// It is counted until its walk is done: nobody is to be told that all is well before it is.
     fn retry_unwatched(&mut self, path: &RelPath, Unwatched { lack, since, .. }: Unwatched) {
         let place = path.parent().zip(path.name());
-        match place.and_then(|(parent, name)| Some((self.directory_at(&parent)?, name))) {
+        match place.and_then(|(parent, name)| Some((self.parent_at(&parent)?, name))) {
             Some((parent, name)) => self.start_walk(parent, name, Reason::Retry(since, lack)),
             None => self.source.looked_again(lack),
         }
     }
 
+    /// The same, for what was dealt or lies in it: what lies in a crown directory is this shard's, and that one is not.
+    fn parent_at(&mut self, path: &RelPath) -> Option<DirectoryId> {
+        let dealt = self.trunk.is_none() && self.source.crown_inode(path).is_some();
+        if dealt { Some(self.reach(path)) } else { self.directory_at(path) }
+    }
+
     /// The directory that the map has at `path`.
-    fn directory_at(&self, path: &RelPath) -> Option<DirectoryId> {
+    pub(super) fn directory_at(&self, path: &RelPath) -> Option<DirectoryId> {
         path.components().try_fold(self.map.root(), |at, name| self.map.child(at, name))
     }
 
@@ -900,7 +973,6 @@ impl<G: Ground> Shard<G> {
                 self.source.choice.backend.name()
             );
         }
-        let root = self.map.root();
         if self.watches.backend() == Backend::Fanotify {
             if let Err(error) = self.deal_root() {
                 self.source.say_unreadable(&RelPath::root(), &error);
@@ -908,16 +980,12 @@ impl<G: Ground> Shard<G> {
             let scope = LostScope { path: RelPath::root(), recursive: true, since };
             return self.lose(LossReason::Overflow, vec![scope]);
         }
-        let mut scopes: Vec<LostScope> = self
-            .map
-            .children(root)
-            .map(|(_, name)| LostScope { path: RelPath::root().join(name), recursive: true, since })
-            .collect();
-        if self.trunk.is_some() {
-            if let Err(error) = self.deal_root() {
-                self.source.say_unreadable(&RelPath::root(), &error);
-            }
-            scopes.push(LostScope { path: RelPath::root(), recursive: false, since });
+        let scopes = self.lost_scopes(since);
+        (self.lossy, self.made_good) = (true, false);
+        if self.trunk.is_some()
+            && let Err(error) = self.deal_root()
+        {
+            self.source.say_unreadable(&RelPath::root(), &error);
         }
         self.lose(LossReason::Overflow, scopes);
     }
@@ -958,15 +1026,6 @@ impl<G: Ground> Shard<G> {
         for _walk in 0..std::mem::take(&mut self.finished) {
             self.source.unsettled_down();
         }
-    }
-
-    /// The trunk's errands since the last call. They must leave after the marks that were there before.
-    pub fn errands(&mut self) -> Vec<Errand> {
-        let errands = self.trunk.as_mut().map(Trunk::errands).unwrap_or_default();
-        for _errand in &errands {
-            self.source.unsettled_up();
-        }
-        errands
     }
 
     /// Which shard this is.

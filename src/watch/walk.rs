@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::io;
 
+use super::dealing::Part;
+use super::errand::Task;
 use super::lack::Lack;
-use super::shard::{LossReason, LostScope, Shard};
+use super::shard::{LossReason, LostScope, Shard, ShardId};
+use super::trunk::Trunk;
 use crate::change::{Content, Mark, MarkKind};
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
 use crate::sys::files::EntryType;
 use crate::sys::ground::{Backend, Ground, Watches as _};
 use crate::sys::inotify::{WatchError, Wd};
-use crate::tree::DirectoryId;
+use crate::tree::{Directories, DirectoryId};
 
 /// Why a directory is walked, which decides the mark at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub(super) enum Reason {
     Arrived,
     /// It had no watch: what changed since is unknown, whether it has one now or not.
     Retry(WallTime, Lack),
+    /// The trunk watches it in place of its owner, to deal what is in it; nothing there changed.
+    Split,
 }
 
 /// Directories to be walked, each with all beneath it.
@@ -45,6 +50,12 @@ pub(super) struct Walk<D> {
     thorough_here: bool,
     /// How many times it had to wait for the events that tell where it is.
     waited: u8,
+    /// The directory of that name is there.
+    seen: bool,
+    /// It is one of the crown: what lies beneath is its owners', who mark it.
+    crown: bool,
+    /// Who is to be told when all of it is watched.
+    former: Option<ShardId>,
 }
 
 /// A directory of which some names are still to be visited.
@@ -154,7 +165,46 @@ impl<D> Walk<D> {
         // What lies beneath may have been given up half-way.
         let thorough = matches!(reason, Reason::Retry(..));
         let levels = vec![Level { directory: parent, held: None, names }];
-        Self { reason, levels, entered: false, found: false, thorough, thorough_here: thorough, waited: 0 }
+        Self {
+            reason,
+            levels,
+            entered: false,
+            found: false,
+            thorough,
+            thorough_here: thorough,
+            waited: 0,
+            seen: false,
+            crown: false,
+            former: None,
+        }
+    }
+
+    /// The same, but `former` watches it too until it is told that this walk is done.
+    pub(super) fn yielded_by(mut self, former: Option<ShardId>) -> Self {
+        self.former = former;
+        self
+    }
+
+    /// What it is for, if that has a path: a directory, or the one in which all its names are.
+    pub(super) fn place(&self, map: &Directories) -> Option<RelPath> {
+        let level = self.levels.first()?;
+        let above = map.path(level.directory)?;
+        let mut names = level.names.iter();
+        match (names.next(), names.next()) {
+            (Some(name), None) => Some(above.join(name)),
+            (_, _) => Some(above),
+        }
+    }
+
+    pub(super) fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// Leaves out what is to be visited in this directory.
+    pub(super) fn leave_out(&mut self, directory: DirectoryId) {
+        for level in self.levels.iter_mut().skip(1).filter(|level| level.directory == directory) {
+            level.names = Names::default();
+        }
     }
 
     /// The same, but whatever the map knows beneath is looked at too.
@@ -207,6 +257,7 @@ impl<G: Ground> Shard<G> {
                     self.suspended.push(walk);
                 }
                 Step::Later => {
+                    walk.seen |= walk.levels.len() == 1;
                     // Something else hides it, such as a mount.
                     if let Some(level) = walk.levels.last()
                         && let Some(path) = self.path_of(level.directory, level.names.last().unwrap_or_default())
@@ -234,9 +285,27 @@ impl<G: Ground> Shard<G> {
         let visit = match self.hold(level.directory, &mut level.held) {
             Ok(place) => self.visit(level.directory, place, name),
             Err(Some(error)) => self.unwatched(level.directory, name, Lack::Unreadable, &error),
-            Err(None) if self.map.contains(level.directory) => Visit::Later,
+            // Nobody is told where a crown directory is that left: whoever has by now what was in it is told of that.
+            Err(None) if self.map.contains(level.directory) && self.inode_of(level.directory).is_some() => Visit::Later,
             Err(None) => Visit::Nothing,
         };
+        let own = walk.levels.len() == 1;
+        walk.seen |= own && !matches!(visit, Visit::Nothing | Visit::Later);
+        if let Visit::New(directory, open) | Visit::Moved(directory, open) | Visit::Known(directory, open) = &visit
+            && self.trunk.is_some()
+        {
+            // One of the crown is looked at by a walk of its own.
+            if own && self.is_crown(*directory) {
+                let fresh = !matches!(visit, Visit::Known(..));
+                walk.found |= fresh;
+                walk.crown = true;
+                walk.pass();
+                self.deal(*directory, open, walk.reason, fresh);
+                return Step::Went;
+            }
+            // What others owned in it is not in the map.
+            walk.thorough_here |= self.crowned.remove(directory);
+        }
         let enter = match visit {
             Visit::New(directory, open) => {
                 walk.found = true;
@@ -249,7 +318,7 @@ impl<G: Ground> Shard<G> {
                 // say something else of it now.
                 let others = !(self.walks.is_empty() && self.suspended.is_empty());
                 let unwatched = !self.unwatched.is_empty();
-                let missed = self.missed.remove(&directory);
+                let missed = self.missed.remove(&directory) || self.lossy;
                 walk.thorough_here |= others || unwatched || missed || self.source.filter.depends_on_place();
                 Some((directory, open))
             }
@@ -282,11 +351,16 @@ impl<G: Ground> Shard<G> {
         }
         // Without a path it left by rename: whatever attaches it again marks it, as does its new owner.
         if let Some(path) = self.path_of(level.directory, level.names.last().unwrap_or_default()) {
+            // Of what was not there nobody knows whether all of it is watched.
+            if let Some(former) = walk.former.filter(|_| walk.seen) {
+                self.ask(former, path.clone(), Task::Yield);
+            }
             match walk.reason {
-                Reason::Start => {}
+                Reason::Start | Reason::Split => {}
                 Reason::Appeared if !walk.found => {}
                 Reason::Appeared | Reason::Arrived => {
-                    self.emit(Mark::new(path, MarkKind::Subtree).content(Content::Resend));
+                    let kind = if walk.crown { MarkKind::Listing } else { MarkKind::Subtree };
+                    self.emit(Mark::new(path, kind).content(Content::Resend));
                 }
                 Reason::Retry(since, _) => {
                     let since = since.minus(self.source.slack);
@@ -296,6 +370,30 @@ impl<G: Ground> Shard<G> {
         }
         level.names.pop();
         (walk.entered, walk.found, walk.thorough_here, walk.waited) = (false, false, walk.thorough, 0);
+        (walk.seen, walk.crown) = (false, false);
+    }
+
+    fn is_crown(&self, directory: DirectoryId) -> bool {
+        let is_crown = |trunk: &Trunk| self.map.path(directory).is_some_and(|path| trunk.is_crown(&path));
+        self.trunk.as_ref().is_some_and(is_crown)
+    }
+
+    /// Whether what is called `name` in `parent` is another shard's.
+    fn is_others(&self, parent: DirectoryId, name: &[u8]) -> bool {
+        if self.source.shards() == 1 {
+            return false;
+        }
+        match &self.trunk {
+            // The walk began before it was dealt to another shard, or left.
+            Some(trunk) => {
+                (parent == self.map.root() || self.crowned.contains(&parent))
+                    && self.path_of(parent, name).is_some_and(|path| !trunk.holds(&path, self.id))
+            }
+            None => {
+                !self.source.crown.read().is_empty()
+                    && self.path_of(parent, name).is_some_and(|path| self.source.crown_inode(&path).is_some())
+            }
+        }
     }
 
     /// The path of a name in a directory, if that has one.
@@ -334,6 +432,9 @@ impl<G: Ground> Shard<G> {
 
     /// Watches the directory called `name` in `parent`, which is open as `place`, whatever the map says of it so far.
     fn visit(&mut self, parent: DirectoryId, place: &G::Directory, name: &[u8]) -> Visit<G::Directory> {
+        if self.is_others(parent, name) {
+            return Visit::Nothing;
+        }
         let source = std::sync::Arc::clone(&self.source);
         if !source.filter.is_empty()
             && self.path_of(parent, name).is_none_or(|path| source.filter.excludes(&path, true))
@@ -415,9 +516,13 @@ impl<G: Ground> Shard<G> {
         Visit::Unwatched
     }
 
-    /// Which inode the map has for a directory. Only the trunk watches the root.
+    /// Which inode the directory is to be: of one of the crown, which only the trunk watches, as the trunk knows it.
     fn inode_of(&self, directory: DirectoryId) -> Option<u64> {
-        if directory == self.map.root() { Some(self.source.identity.inode) } else { self.map.inode(directory) }
+        if directory == self.map.root() {
+            return Some(self.source.identity.inode);
+        }
+        let crown = if self.source.crown.read().is_empty() { None } else { self.map.path(directory) };
+        crown.and_then(|path| self.source.crown_inode(&path)).or_else(|| self.map.inode(directory))
     }
 
     /// Looks whether the directories in the one at `path`, whose names changed while events were lost, are those that the
@@ -429,19 +534,34 @@ impl<G: Ground> Shard<G> {
             let child = self.map.child(at, name);
             place = place.join(name);
             let Some(child) = child.filter(|child| self.is_at(*child, &place)) else {
-                // It came or was replaced unseen. What is at the top has its errand.
-                if at != self.map.root() || child.is_some() {
+                // It came or was replaced unseen. What is new in the crown has its errand, and the crown has its own look.
+                let above = place.parent().unwrap_or_else(RelPath::root);
+                let dealt = above.is_root() || self.source.crown_inode(&above).is_some();
+                let is_crown = self.source.crown_inode(&place).is_some();
+                if !is_crown && (!dealt || child.is_some()) {
                     self.open_walk(Walk::new(at, name, Reason::Appeared).thorough());
                 }
                 return;
             };
             at = child;
         }
+        let part = self.part_of(path);
+        if part == Part::Crown {
+            return;
+        }
         if let Ok(open) = self.source.root.open_directory(path)
             && self.source.root.status_of(&open).is_ok_and(|status| Some(status.identity.inode) == self.inode_of(at))
         {
             let names = self.list_into(at, &open);
-            self.open_walk(Walk::of_names(at, names, Reason::Appeared));
+            if part == Part::Own {
+                return self.open_walk(Walk::of_names(at, names, Reason::Appeared));
+            }
+            // What it does not know there is others'.
+            let known: Vec<Box<[u8]>> =
+                names.iter().filter(|name| self.map.child(at, name).is_some()).map(Into::into).collect();
+            for name in known {
+                self.start_walk(at, &name, Reason::Appeared);
+            }
         }
     }
 
@@ -562,7 +682,7 @@ impl<G: Ground> Shard<G> {
 }
 
 /// Whether the directory is not there, or something else has its name now.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     // ESTALE: removed between two looks at it, on tmpfs and others (observed, 6.18).
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ESTALE))
 }

@@ -1,6 +1,6 @@
 //! The agent of the simulation: the production stages, and in place of `daemon`'s threads one function per turn.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use fansync::rescan::Scope;
 use fansync::sys::clock::WallTime;
 use fansync::sys::ground::{Backend, Ground as _};
 use fansync::target::TargetId;
-use fansync::watch::{Choice, Errand, LostScope, Occasion, Shard, ShardId, ShardOptions, Source};
+use fansync::watch::{Choice, Errand, Errands, LostScope, Shard, ShardId, ShardOptions, Source, Task};
 use parking_lot::Mutex;
 
 use super::checks::overlap;
@@ -39,6 +39,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
     pub shards: u16,
+    pub shard_depth: u16,
+    pub split_min: u64,
     pub targets: u16,
     pub lanes: u16,
     pub marks_max: usize,
@@ -58,7 +60,7 @@ struct Side {
     waiting: Vec<Errand>,
     dealt: bool,
     owed: u64,
-    errands: BTreeMap<Box<[u8]>, Occasion>,
+    errands: Errands,
     rechecks: VecDeque<RelPath>,
     made_good: u64,
     watermark: Option<WallTime>,
@@ -93,6 +95,9 @@ pub struct Agent {
     saved_at: Option<Instant>,
     saved_watermark: Option<WallTime>,
     flying: HashMap<(TargetId, BatchId), Vec<DraftMark>>,
+    /// Directories that were found to hold too much for one shard, and that changed hands; since they were last taken.
+    pub splits: u64,
+    pub handovers: u64,
 }
 
 fn facts(machine: &Machine) -> Facts {
@@ -113,7 +118,9 @@ impl Agent {
         let source = Source::of_root("root", PathBuf::from("/root"), machine.clone(), true, Filter::none())
             .expect("the model has a root")
             .watched_by(Choice { backend: setup.backend, ..Choice::default() }, Vec::new())
-            .with_slack(setup.slack);
+            .with_slack(setup.slack)
+            .with_shard_depth(setup.shard_depth)
+            .with_split_min(setup.split_min);
         let source = Arc::new(source);
         let shard = |number| {
             let options = ShardOptions { id: ShardId(number), shards: setup.shards };
@@ -126,7 +133,7 @@ impl Agent {
                 waiting: Vec::new(),
                 dealt: number != 0,
                 owed: 0,
-                errands: BTreeMap::new(),
+                errands: Errands::default(),
                 rechecks: VecDeque::new(),
                 made_good: 0,
                 watermark: None,
@@ -179,6 +186,8 @@ impl Agent {
             saved_at: None,
             saved_watermark: None,
             flying: HashMap::new(),
+            splits: 0,
+            handovers: 0,
         }
     }
 
@@ -219,16 +228,21 @@ impl Agent {
             }
         }
         if parts & 4 != 0 {
-            let names: Vec<(Box<[u8]>, Occasion)> = std::mem::take(&mut side.errands).into_iter().collect();
-            if !names.is_empty() {
+            let errands = std::mem::take(&mut side.errands);
+            if !errands.is_empty() {
                 busy = true;
-                side.shard.on_errands(names);
+                side.shard.on_errands(errands);
             }
         }
         if parts & 8 != 0 {
             busy |= side.shard.work(budget);
         }
         busy |= self.hand_over(index);
+        let side = &mut self.sides[index];
+        if parts & 16 != 0 {
+            busy |= side.shard.is_yielding();
+            side.shard.let_go_of_yielded(side.owed > 0);
+        }
         self.publish(index);
         busy
     }
@@ -274,17 +288,13 @@ impl Agent {
             side.shard.handed_over();
             let errands = std::mem::take(&mut side.waiting);
             let dealt = std::mem::replace(&mut side.dealt, true);
-            for Errand { owner, name, occasion } in errands {
+            for Errand { to, path, task } in errands {
                 busy = true;
-                let errands = &mut self.sides[usize::from(owner.0)].errands;
-                match errands.get_mut(&name) {
-                    Some(waiting) => {
-                        *waiting = waiting.then(occasion);
-                        self.source.unsettled_down();
-                    }
-                    None => {
-                        errands.insert(name, occasion);
-                    }
+                self.splits += u64::from(matches!(task, Task::Split { .. }));
+                self.handovers += u64::from(matches!(task, Task::Yielded { .. }));
+                self.machine.lock().say(|| format!("  shard {index} asks {}: {path} {task:?}", to.0));
+                if !self.sides[usize::from(to.0)].errands.add(path, task) {
+                    self.source.unsettled_down();
                 }
             }
             if !dealt {
@@ -535,6 +545,7 @@ impl Agent {
                     && side.owed == 0
                     && side.rechecks.is_empty()
                     && side.errands.is_empty()
+                    && !side.shard.is_yielding()
             })
     }
 

@@ -10,11 +10,10 @@ use super::world::{self, Tally};
 /// Seeds of the soak that fail for a reason that is known and written down. What a seed does changes with every change of the
 /// stages or of the models, so this list is of today; a seed that fails and is not in it is news.
 const KNOWN: &[(Backend, u64, &str)] = &[
-    // README, "Limits and known holes": a directory that took the place of another and in which names changed too, while
-    // nobody looked, is compared by size and mtime, as sending all of it would be sending every active directory.
-    (Backend::Inotify, 6_498, "silent loss: nothing is pending"),
-    // One run both deletes `c` and makes it as the parent of another entry. The event that follows puts it right.
-    (Backend::Inotify, 8_940, "order: older work came after newer work"),
+    // One run both deletes a name and makes it: as the parent of another entry, or as an entry of its own that went after the
+    // look. The event that follows puts it right.
+    (Backend::Inotify, 642, "order: older work came after newer work"),
+    (Backend::Inotify, 4_043, "order: older work came after newer work"),
 ];
 
 /// Runs the seeds, or the one that the environment names, with a trace. Fails with those that failed.
@@ -53,6 +52,7 @@ fn whatever_happens_targets_become_the_same_and_nothing_is_lost() {
         // The simulation meets what it is for.
         assert!(tally.quiet > 400 && tally.runs > 2_000 && tally.faults > 100, "{tally:?}");
         assert!(tally.crashes > 100 && tally.warm > 50 && tally.overflows > 100, "{tally:?}");
+        assert!(tally.splits > 50 && tally.handovers > 50, "{tally:?}");
     }
 }
 

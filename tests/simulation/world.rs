@@ -7,7 +7,7 @@ use fansync::path::RelPath;
 use fansync::sys::ground::Backend;
 
 use super::agent::{Agent, Setup};
-use super::checks::{bounded, converges, durable, order};
+use super::checks::{bounded, converges, durable, order, watched};
 use super::control::Control;
 use super::disk::Disk;
 use super::machine::Machine;
@@ -31,6 +31,8 @@ pub struct Tally {
     pub warm: u64,
     pub overflows: u64,
     pub quiet: u64,
+    pub splits: u64,
+    pub handovers: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -42,6 +44,8 @@ impl std::ops::AddAssign for Tally {
         self.warm += other.warm;
         self.overflows += other.overflows;
         self.quiet += other.quiet;
+        self.splits += other.splits;
+        self.handovers += other.handovers;
     }
 }
 
@@ -70,6 +74,7 @@ pub fn run(seed: u64, backend: Backend, control: Control, trace: bool) -> Tally 
         world.busy();
         world.quiet();
     }
+    world.watched();
     world.tally
 }
 
@@ -90,8 +95,11 @@ impl World {
                 state.watches_max = rng.usize(1..12);
             }
         }
+        let mut dealing = fastrand::Rng::with_seed(seed ^ 0x6465_616c);
         let setup = Setup {
             shards: rng.u16(1..4),
+            shard_depth: [1, 1, 2, 3][dealing.usize(..4)],
+            split_min: [1, 1, 2, 4, u64::MAX][dealing.usize(..5)],
             targets: 1 + u16::from(rng.u32(..5) == 0),
             lanes: rng.u16(1..4),
             marks_max: [4, 12, 200, 10_000][rng.usize(..4)],
@@ -289,6 +297,10 @@ impl World {
             }
         }
         self.tally.quiet += 1;
+        if let Some(agent) = &mut self.agent {
+            self.tally.splits += std::mem::take(&mut agent.splits);
+            self.tally.handovers += std::mem::take(&mut agent.handovers);
+        }
         let state = self.machine.lock();
         let lost = state.instances.iter().map(|instance| instance.lost);
         let lost = lost.chain(state.groups.iter().map(|group| group.lost));
@@ -299,6 +311,18 @@ impl World {
         }
         drop(state);
         self.faulty = faulty;
+    }
+
+    /// At the end: what left by rename is given up after a moment, and what changes hands is let go; then each directory has
+    /// one watch.
+    fn watched(&mut self) {
+        self.machine.lock().pass(Duration::from_millis(200));
+        while !self.turn_of_all() {}
+        // A mark has no watches, and an agent that is broken on purpose is to lose something.
+        let watches = self.setup.backend == Backend::Inotify && self.setup.control == Control::Sound;
+        if watches && !self.agent.as_ref().is_some_and(Agent::is_degraded) {
+            watched::once(&self.machine.lock());
+        }
     }
 
     /// Everybody's turn, in a random order; then time goes on to when something is due. Returns whether all is clean.

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod borders;
+mod crown;
 mod directories;
 mod files;
 mod overflow;

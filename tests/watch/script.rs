@@ -10,7 +10,7 @@ use fansync::change::{Content, Mark, MarkKind, Stage};
 use fansync::filter::Filter;
 use fansync::path::RelPath;
 use fansync::rescan::{self, Scope};
-use fansync::watch::{Errand, LossReason, LostScope, Shard, ShardId, ShardOptions, Source};
+use fansync::watch::{Errand, Errands, LossReason, LostScope, Shard, ShardId, ShardOptions, Source};
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Nothing takes as long on an idle machine; the load of other tests is allowed for.
@@ -38,13 +38,23 @@ impl Script {
     }
 
     pub fn start_with(shards: u16, filter: Filter, prepare: impl FnOnce(&Path)) -> Self {
+        Self::begin(shards, filter, prepare, |source| source)
+    }
+
+    /// What lies `depth` deep is dealt to the shards, and directories with more than `split_min` in them are split.
+    pub fn start_dealing(shards: u16, depth: u16, split_min: u64, prepare: impl FnOnce(&Path)) -> Self {
+        let set = |source: Source| source.with_shard_depth(depth).with_split_min(split_min);
+        Self::begin(shards, Filter::none(), prepare, set)
+    }
+
+    fn begin(shards: u16, filter: Filter, prepare: impl FnOnce(&Path), set: impl FnOnce(Source) -> Source) -> Self {
         let scratch = tempfile::Builder::new().prefix("fansync-watch.").tempdir().unwrap();
         let root = scratch.path().canonicalize().unwrap().join("root");
         fs::create_dir(&root).unwrap();
         prepare(&root);
         // The trees are young, and every change here is told of within moments.
         let slack = Duration::from_millis(20);
-        let source = Arc::new(Source::open("root", root, true, filter).unwrap().with_slack(slack));
+        let source = Arc::new(set(Source::open("root", root, true, filter).unwrap().with_slack(slack)));
         let mut all = Vec::new();
         for number in 0..shards {
             let options = ShardOptions { id: ShardId(number), shards };
@@ -109,14 +119,15 @@ impl Script {
             if errands.is_empty() {
                 return;
             }
-            for owner in 0..self.shards.len() {
-                let names: Vec<_> = errands
-                    .iter()
-                    .filter(|errand| usize::from(errand.owner.0) == owner)
-                    .map(|errand| (errand.name.clone(), errand.occasion))
-                    .collect();
-                if !names.is_empty() {
-                    self.shards[owner].on_errands(names);
+            let mut boxes = vec![Errands::default(); self.shards.len()];
+            for Errand { to, path, task } in errands {
+                if !boxes[usize::from(to.0)].add(path, task) {
+                    self.source.unsettled_down();
+                }
+            }
+            for (shard, errands) in self.shards.iter_mut().zip(boxes) {
+                if !errands.is_empty() {
+                    shard.on_errands(errands);
                 }
             }
             self.collect();
@@ -155,7 +166,7 @@ impl Script {
     }
 
     /// One turn of every shard: drain, errands, walks.
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         for shard in &mut self.shards {
             while !shard.drain().unwrap() {}
         }
@@ -171,6 +182,12 @@ impl Script {
             }
             self.collect();
         }
+        // Losses are made good by now.
+        for shard in &mut self.shards {
+            shard.let_go_of_yielded(false);
+        }
+        self.collect();
+        self.deliver();
     }
 
     /// The trunk reads its queue and its errands are done before their owners have read theirs.
@@ -208,7 +225,8 @@ impl Script {
             // Walks that waited for a directory's new name go on.
             self.tick(Instant::now());
             self.turn();
-            if !self.wait(Duration::ZERO) {
+            let yielding = self.shards.iter().any(Shard::is_yielding);
+            if !self.wait(Duration::ZERO) && !yielding && self.source.is_settled() {
                 return;
             }
             assert!(began.elapsed() < PATIENCE, "not settled; {}", self.shown());

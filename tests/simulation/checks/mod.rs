@@ -5,3 +5,4 @@ pub mod converges;
 pub mod durable;
 pub mod order;
 pub mod overlap;
+pub mod watched;

@@ -384,7 +384,7 @@ impl ChangeSet {
         let first = self.first_event(since.min(now.instant), mark);
         let least = looking_back(now, first, mark.content);
         if let Some(above) = self.covering(node, &Asks { content: least, ..asks }) {
-            self.stand_for(above, first, least);
+            self.stand_for(above, first, least, mark.derived);
             self.trie.prune(node);
         } else {
             self.merge(node, now, first, mark);
@@ -435,8 +435,9 @@ impl ChangeSet {
                     && asks.content.covers(pending.least)
                     && (asks.kind == MarkKind::Subtree || pending.kind <= MarkKind::Point));
             if covered {
-                let (first, least) = (pending.times.first, pending.least);
-                self.stand_for(node, first, if mark.gone_directory { Content::Compare } else { least });
+                let (first, least, derived) = (pending.times.first, pending.least, pending.derived);
+                let (least, derived) = if mark.gone_directory { (Content::Compare, true) } else { (least, derived) };
+                self.stand_for(node, first, least, derived);
                 self.remove_pending(candidate);
                 // What lies between the candidate and `node` may go with it; `node` itself has its mark by now.
                 self.trie.prune(candidate);
@@ -446,14 +447,15 @@ impl ChangeSet {
 
     /// The mark that waits at `node` stands for another one from now on: it is as old as the oldest, so that its
     /// latency says so, and what takes its place must ask for no less.
-    fn stand_for(&mut self, node: NodeId, first: Instant, least: Content) {
+    fn stand_for(&mut self, node: NodeId, first: Instant, least: Content, derived: bool) {
         let Some(pending) = &self.trie.value(node).pending else { return };
-        if pending.times.first <= first && pending.least.covers(least) {
+        if pending.times.first <= first && pending.least.covers(least) && pending.derived <= derived {
             return;
         }
         if let Some(mut pending) = self.remove_pending(node) {
             pending.times.first = pending.times.first.min(first);
             pending.least = pending.least.join(least);
+            pending.derived &= derived;
             self.insert_pending(node, pending);
         }
     }
@@ -589,7 +591,7 @@ impl ChangeSet {
         };
         let asks = Asks { kind: mark.kind, content: least, priority: mark.priority, deletes: mark.deletes };
         if let Some(above) = self.covering(node, &asks) {
-            self.stand_for(above, first, least);
+            self.stand_for(above, first, least, mark.derived);
             return self.trie.prune(node);
         }
         self.merge(node, now, now.instant, &mark);
@@ -984,7 +986,7 @@ impl ChangeSet {
         let priority = if not_before.is_some() && attempts >= 2 { Priority::Live } else { flight.priority };
         let asks = Asks { kind: flight.kind, content: flight.least, priority, deletes: flight.deletes };
         if let Some(above) = self.covering(node, &asks) {
-            self.stand_for(above, flight.first, flight.least);
+            self.stand_for(above, flight.first, flight.least, flight.derived);
             return self.trie.prune(node);
         }
         let newer = self.remove_pending(node);
@@ -1129,10 +1131,14 @@ impl ChangeSet {
     /// Replaces the pending marks `nodes`, children of `directory`, by one mark of `kind` on it.
     fn fold(&mut self, now: Now, directory: NodeId, kind: MarkKind, nodes: &[NodeId]) {
         let mut folded: Option<(Instant, Content, Priority)> = None;
+        // Marks that must not spread make one that must not: else two directories with names of the same files would send
+        // each other for ever.
+        let mut derived = true;
         let mut approved = true;
         for node in nodes {
             let Some(pending) = self.remove_pending(*node) else { continue };
             approved &= pending.deletes == Deletes::Approved;
+            derived &= pending.derived;
             // Everything under the wider mark would be sent again: ask for what changed since the first event.
             let content = pending.least;
             folded = Some(match folded {
@@ -1144,13 +1150,13 @@ impl ChangeSet {
         }
         let Some((first, content, priority)) = folded else { return };
         let mut mark = Mark::new(RelPath::root(), kind).content(content).priority(priority);
-        mark.changes_names = false;
+        (mark.changes_names, mark.derived) = (false, derived);
         if approved {
             mark.deletes = Deletes::Approved;
         }
         self.sequence += 1;
         self.merge(directory, now, now.instant, &mark);
-        self.stand_for(directory, first, content);
+        self.stand_for(directory, first, content, derived);
         for node in nodes {
             if self.trie.value(*node).is_empty() {
                 self.trie.prune(*node);

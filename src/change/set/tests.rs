@@ -630,6 +630,27 @@ fn widening_keeps_the_bound_loses_nothing_and_ends_at_the_root() {
     check(1, &["a/x/1", "b/y/2"], &[(".", Subtree)]);
 }
 
+/// Two directories with names of the same files, and a small backlog: the listing of the one led to marks on names in the other,
+/// which widened to a listing, which led to marks in the first, for ever (simulation, seed 14971 by fanotify).
+#[test]
+fn what_must_not_spread_does_not_when_it_is_widened_until_there_is_news() {
+    let derived = |text| Mark { derived: true, ..point(text).content(Content::Resend) };
+    let spreads = |bench: &Bench| bench.set.inspect(&path("a")).pending.map(|mark| !mark.derived);
+    let mut bench = Bench::bounded(4);
+    for text in ["a/1", "a/2", "b/1", "b/2", "b/3"] {
+        bench.mark(&derived(text));
+    }
+    assert_eq!(spreads(&bench), Some(false), "{:?}", bench.pending());
+    bench.mark(&point("a/3").content(Content::Compare));
+    assert_eq!(bench.pending().len(), 2, "it is covered: {:?}", bench.pending());
+    assert_eq!(spreads(&bench), Some(true));
+    let mut bench = Bench::bounded(4);
+    for mark in [derived("a/1"), point("a/2"), derived("b/1"), derived("b/2"), derived("b/3")] {
+        bench.mark(&mark);
+    }
+    assert_eq!(spreads(&bench), Some(true), "one of them had news");
+}
+
 #[test]
 fn a_parent_that_changed_between_two_overlapping_batches_is_marked_again() {
     let check = |change: Option<&Mark>, stale: bool| {

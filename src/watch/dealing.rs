@@ -16,7 +16,7 @@ use crate::sys::ground::{Ground, Watches as _};
 use crate::tree::DirectoryId;
 
 /// A directory in which so few directories are watched is not split. Why 4,096: a pass over so many takes 20 ms, less than
-/// to hand them over (measured: 110,000 directories are listed in 0.5 s, notes/kernel.md 6).
+/// to hand them over (110,000 directories are listed in 0.5 s, notes/kernel.md 6).
 pub(super) const SPLIT_MIN: u64 = 4_096;
 
 /// A directory with more directories in it is not split, since the trunk keeps a share for each.

@@ -14,6 +14,8 @@ const KNOWN: &[(Backend, u64, &str)] = &[
     // look. The event that follows puts it right.
     (Backend::Inotify, 642, "order: older work came after newer work"),
     (Backend::Inotify, 4_043, "order: older work came after newer work"),
+    (Backend::Fanotify, 5_079, "order: older work came after newer work"),
+    (Backend::Fanotify, 5_766, "order: older work came after newer work"),
 ];
 
 /// Runs the seeds, or the one that the environment names, with a trace. Fails with those that failed.

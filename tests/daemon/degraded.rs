@@ -238,9 +238,9 @@ fn a_root_with_more_directories_than_watches_is_watched_by_fanotify_where_that_i
     fs::write(proc.join("meminfo"), "MemTotal: 78 kB\n").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
     command.arg("mirror").arg(&ground.source).arg(&ground.target).arg("--state").arg(ground.place.join("state"));
-    command.env("FANSYNC_TEST_PROC", &proc);
+    command.args(["--watch", "auto"]).env("FANSYNC_TEST_PROC", &proc);
     let mut agent = Agent::spawn(command, &ground.place);
-    agent.wait_ready();
+    agent.wait_live();
     if agent.log().contains("fanotify is not possible here") {
         eprintln!("skipped: {}", agent.last_log_lines(20));
         return;
@@ -275,7 +275,9 @@ fn what_this_user_may_not_read_is_told_by_that_reason_until_it_may() {
     fs::copy(env!("CARGO_BIN_EXE_fansync"), &program).unwrap();
     let mut command = Command::new("setpriv");
     command.args(as_nobody).arg(&program).arg("mirror").arg(&ground.source).arg(&ground.target);
-    command.arg("--state").arg(&state).env("FANSYNC_TEST_UNWATCHED_MS", "500").env("FANSYNC_TEST_HASTE", "20");
+    // Only a watch has to read a directory, and nobody may not have a mark anyway.
+    command.arg("--state").arg(&state).args(["--watch", "inotify"]);
+    command.env("FANSYNC_TEST_UNWATCHED_MS", "500").env("FANSYNC_TEST_HASTE", "20");
     let mut agent = Agent::spawn(command, &ground.place);
     agent.wait_ready();
     let degraded = || status(&ground).map(|(_, told)| told["roots"][0]["degraded"].clone()).unwrap_or_default();

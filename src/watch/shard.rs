@@ -123,6 +123,8 @@ pub(super) struct Counters {
     unwatched: [AtomicI64; 3],
     unreadable: AtomicU64,
     pub entries: AtomicI64,
+    /// The most since the last look at the root: what was there between two looks must not go unseen.
+    pub entries_peak: AtomicI64,
 }
 
 impl Default for Counters {
@@ -135,6 +137,7 @@ impl Default for Counters {
             unwatched: Default::default(),
             unreadable: AtomicU64::new(0),
             entries: AtomicI64::new(0),
+            entries_peak: AtomicI64::new(0),
         }
     }
 }

@@ -79,7 +79,8 @@ impl Memory {
             self.sample(now, entries.max(1));
             return None;
         }
-        self.sample(now, 0);
+        // With a mark it may be emptied before it was ever looked at with all that it had.
+        self.sample(now, entries);
         let most = self.samples.iter().map(|(_, entries)| *entries).max().unwrap_or(0).max(self.before);
         if most >= EMPTIED_MIN {
             (self.emptied, self.lost) = (true, most);
@@ -139,7 +140,7 @@ impl<G: Ground> Source<G> {
                 format!("{point} in {path} was unmounted, and what was in it is sent from here"),
             );
         }
-        match self.standing.memory.lock().look(now, is_empty, self.reading().entries) {
+        match self.standing.memory.lock().look(now, is_empty, self.entries_since_last_look()) {
             None => Ok(()),
             Some(gone) => fault("root_emptied", format!("{path} is empty, and {gone} entries were known in it before")),
         }
@@ -201,7 +202,15 @@ impl<G: Ground> Source<G> {
     }
 
     pub(super) fn add_entries(&self, more: i64) {
-        self.counters.entries.fetch_add(more, Ordering::Relaxed);
+        let now = self.counters.entries.fetch_add(more, Ordering::Relaxed) + more;
+        self.counters.entries_peak.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// The most entries that were known since the last call.
+    fn entries_since_last_look(&self) -> u64 {
+        let now = self.counters.entries.load(Ordering::Relaxed);
+        let peak = self.counters.entries_peak.swap(now, Ordering::Relaxed).max(now);
+        u64::try_from(peak).unwrap_or(0)
     }
 }
 
@@ -227,6 +236,17 @@ mod tests {
         assert_eq!(memory.look(at(3_005), true, 0), None);
         memory.look(at(3_006), false, 10);
         assert!(memory.look(at(3_007), true, 0).is_some(), "an approval is for once");
+    }
+
+    #[test]
+    fn what_was_there_between_two_looks_counts() {
+        let start = crate::sys::clock::now();
+        let mut memory = Memory::default();
+        assert_eq!(memory.look(start, false, 0), None);
+        assert_eq!(memory.look(start + Duration::from_millis(500), true, 106), Some(106));
+        let mut memory = Memory::default();
+        memory.look(start, false, 3);
+        assert_eq!(memory.look(start + Duration::from_millis(500), true, 3), None);
     }
 
     #[test]

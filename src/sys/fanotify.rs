@@ -63,6 +63,12 @@ pub enum MarkError {
 }
 
 impl MarkError {
+    /// What failed, and the hint.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        format!("{self}: {}", self.hint())
+    }
+
     /// What most likely is the reason, and what can be done, where that is known.
     #[must_use]
     pub fn hint(&self) -> &'static str {
@@ -215,18 +221,7 @@ impl Fanotify {
     /// `None` when the root's own path changed meanwhile.
     fn look_up(&mut self, handle: Handle<'_>) -> io::Result<Option<Whereabouts>> {
         let before = link(&self.root)?;
-        let found = match handle::open_by_handle_at(&self.root, handle) {
-            Ok(found) => found,
-            // ESTALE: no such inode; EINVAL: bytes of which this file system makes nothing.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT | libc::EINVAL)) => {
-                return Ok(Some(Whereabouts::Gone));
-            }
-            Err(error) => return Err(error),
-        };
-        let status: Status = files::status_of(&found)?;
-        if status.links == 0 {
-            return Ok(Some(Whereabouts::Gone));
-        }
+        let Some((found, status)) = self.open(handle)? else { return Ok(Some(Whereabouts::Gone)) };
         let path = link(&found)?;
         // The root, or what it lies in, was renamed meanwhile: the two paths cannot be compared.
         if link(&self.root)? != before {
@@ -253,14 +248,22 @@ impl Fanotify {
     /// # Errors
     /// `EMFILE`, `ENOMEM`.
     pub fn status_of_handle(&self, handle: Handle<'_>) -> io::Result<Option<Status>> {
-        match handle::open_by_handle_at(&self.root, handle) {
-            Ok(found) => {
-                let status = files::status_of(&found)?;
-                Ok(Some(status).filter(|status| status.links > 0 && status.identity.device == self.device))
+        let status = self.open(handle)?.map(|(_, status)| status);
+        Ok(status.filter(|status| status.identity.device == self.device))
+    }
+
+    /// Opens what a handle stands for as a place, and looks at it; `None` when it does not exist any more.
+    fn open(&self, handle: Handle<'_>) -> io::Result<Option<(OwnedFd, Status)>> {
+        let found = match handle::open_by_handle_at(&self.root, handle) {
+            Ok(found) => found,
+            // ESTALE: no such inode; EINVAL: bytes of which this file system makes nothing.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT | libc::EINVAL)) => {
+                return Ok(None);
             }
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT | libc::EINVAL)) => Ok(None),
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        let status = files::status_of(&found)?;
+        Ok((status.links > 0).then_some((found, status)))
     }
 
     /// Remembers that a directory is of no interest until it is made known.

@@ -2,7 +2,6 @@
 
 mod check;
 mod control;
-mod count;
 mod doctor;
 mod dry_run;
 mod find;

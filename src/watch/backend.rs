@@ -1,12 +1,12 @@
 //! By what a root is watched: inotify or a fanotify mark, and why.
 
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
+use super::count::count_beneath;
 use super::shard::Source;
-use crate::path::RelPath;
 use crate::sys::fanotify::Fanotify;
-use crate::sys::files::EntryType;
-use crate::sys::ground::{Backend, Ground};
+use crate::sys::ground::Backend;
 use crate::sys::{clock, mounts};
 
 /// From so many directories on a mark is better than watches: they pin 1.3 KB of kernel memory each, and take their time
@@ -84,34 +84,16 @@ fn possible(source: &Source) -> Result<(), String> {
     if !source.one_file_system {
         return Err("one_file_system is false, and a mark is on one file system".to_owned());
     }
-    Fanotify::probe(&source.root).map_err(|error| format!("{error}: {}", error.hint()))
+    Fanotify::probe(&source.root).map_err(|error| error.explained())
 }
 
 /// Counts directories up to `limit`; `None` when the time is over first.
-fn count_directories<G: Ground>(source: &Source<G>, limit: usize, until: Instant) -> Option<usize> {
-    let mut stack = vec![RelPath::root()];
-    let mut count = 0;
-    while let Some(path) = stack.pop() {
-        count += 1;
-        if count >= limit {
-            return Some(count);
-        }
-        if count % 256 == 0 && source.root.now() >= until {
-            return None;
-        }
-        let Ok(directory) = source.root.open_directory(&path) else { continue };
-        let other = |status: crate::sys::files::Status| status.identity.device != source.device;
-        if source.one_file_system && source.root.status_of(&directory).map_or(true, other) {
-            continue;
-        }
-        let _unreadable_counts_as_empty = source.root.list(&directory, |name, entry_type, _| {
-            let child = || path.join(name);
-            if entry_type == Some(EntryType::Directory) && !source.filter.excludes(&child(), true) {
-                stack.push(child());
-            }
-        });
-    }
-    Some(count)
+fn count_directories(source: &Source, limit: usize, until: Instant) -> Option<usize> {
+    let device = source.one_file_system.then_some(source.device);
+    let counted = count_beneath(source.root.as_fd(), &source.filter, device, limit as u64, until);
+    // Several threads may go a little beyond the limit.
+    let directories = usize::try_from(counted.directories).unwrap_or(limit).min(limit);
+    (counted.complete || directories == limit).then_some(directories)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! The shard does the syscalls that watching needs; its loop and its threads are in `daemon`.
 
 mod backend;
+mod count;
 mod dealing;
 mod errand;
 mod lack;
@@ -15,6 +16,7 @@ mod trunk;
 mod walk;
 
 pub use backend::{Asked, Choice, choose};
+pub use count::{Count, count};
 pub use errand::{Errand, Errands, Occasion, Task};
 pub use lack::Lack;
 pub use nameless::NamelessChange;

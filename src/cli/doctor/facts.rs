@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::findings::{Count, Facts, RootFacts, StateFacts, TargetFacts, shown};
 use crate::cli::preflight::{self, Answer};
 use crate::cli::report::Failure;
-use crate::cli::{count, run};
+use crate::cli::run;
 use crate::config::{Config, RootConfig, WatchBackend};
 use crate::filter::Filter;
 use crate::limits::{self, Allowance};
@@ -117,8 +117,8 @@ fn said(answer: Answer) -> TargetFacts {
 }
 
 /// Directories of all roots together, until `deadline`.
-pub fn count_all(roots: &[RootConfig], deadline: Instant) -> std::io::Result<count::Count> {
-    let mut all = count::Count { complete: true, ..count::Count::default() };
+pub fn count_all(roots: &[RootConfig], deadline: Instant) -> std::io::Result<watch::Count> {
+    let mut all = watch::Count { complete: true, ..watch::Count::default() };
     for root in roots {
         let one = count_of(root, deadline)?;
         all.directories += one.directories;
@@ -128,8 +128,8 @@ pub fn count_all(roots: &[RootConfig], deadline: Instant) -> std::io::Result<cou
     Ok(all)
 }
 
-fn count_of(root: &RootConfig, deadline: Instant) -> std::io::Result<count::Count> {
-    count::count(&root.path, &filter_of(root), root.one_file_system, deadline)
+fn count_of(root: &RootConfig, deadline: Instant) -> std::io::Result<watch::Count> {
+    watch::count(&root.path, &filter_of(root), root.one_file_system, deadline)
 }
 
 /// Rules that are wrong were refused by the configuration.
@@ -160,7 +160,7 @@ fn root_facts(root: &RootConfig, deadline: Option<Instant>, most: u64) -> Option
         }),
         shards: u64::from(root.shards.unwrap_or_else(preflight::default_shards)),
         lanes,
-        fanotify: Fanotify::probe(&source.root).map_err(|error| format!("{error}: {}", error.hint())),
+        fanotify: Fanotify::probe(&source.root).map_err(|error| error.explained()),
         backend: choice.backend,
         reason: choice.reason,
         asks_fanotify: root.watch == WatchBackend::Fanotify,

@@ -1,4 +1,5 @@
-//! Counting the directories of a tree, by several threads and for a bounded time: `doctor` and `tune` compute from it.
+//! Counting the directories of a tree, by several threads and for a bounded time: what a root is watched by depends on it, and
+//! `doctor` and `tune` compute from it.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -19,7 +20,7 @@ pub struct Count {
     pub directories: u64,
     /// Those that could not be listed.
     pub unreadable: u64,
-    /// There are no more.
+    /// There are no more: neither the time nor the limit ended it.
     pub complete: bool,
 }
 
@@ -29,7 +30,7 @@ struct Shared {
     waiting: Vec<RelPath>,
     busy: usize,
     count: Count,
-    late: bool,
+    ended: bool,
 }
 
 /// Counts the directories at and beneath `path` that `filter` keeps, until `deadline`. Those of other file systems are left
@@ -40,17 +41,28 @@ struct Shared {
 pub fn count(path: &Path, filter: &Filter, one_file_system: bool, deadline: Instant) -> io::Result<Count> {
     let root = files::open_root(path)?;
     let device = one_file_system.then_some(files::status_of(&root)?.identity.device);
+    Ok(count_beneath(root.as_fd(), filter, device, u64::MAX, deadline))
+}
+
+/// As [`count`], in the open directory `root`; those of other file systems than `device` are left out, and so many are enough.
+pub(super) fn count_beneath(
+    root: BorrowedFd<'_>,
+    filter: &Filter,
+    device: Option<u64>,
+    enough: u64,
+    deadline: Instant,
+) -> Count {
     let shared = Mutex::new(Shared { waiting: vec![RelPath::root()], ..Shared::default() });
     let more = Condvar::new();
     // As many as the walkers of an agent (notes/kernel.md 6).
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _thread in 0..(cores * 2).clamp(2, 16) {
-            scope.spawn(|| work(root.as_fd(), filter, device, &shared, &more, deadline));
+            scope.spawn(|| work(root, filter, device, &shared, &more, (enough, deadline)));
         }
     });
-    let Shared { count, late, .. } = shared.into_inner();
-    Ok(Count { complete: !late, ..count })
+    let Shared { count, ended, .. } = shared.into_inner();
+    Count { complete: !ended, ..count }
 }
 
 /// One thread: takes directories until there are none.
@@ -60,13 +72,13 @@ fn work(
     device: Option<u64>,
     shared: &Mutex<Shared>,
     more: &Condvar,
-    deadline: Instant,
+    (enough, deadline): (u64, Instant),
 ) {
     let mut found = Vec::new();
     loop {
         let mut state = shared.lock();
         let path = loop {
-            if state.late {
+            if state.ended {
                 return;
             }
             match state.waiting.pop() {
@@ -75,8 +87,8 @@ fn work(
                 None => more.wait(&mut state),
             }
         };
-        if clock::now() >= deadline {
-            state.late = true;
+        if state.count.directories >= enough || clock::now() >= deadline {
+            state.ended = true;
             more.notify_all();
             return;
         }

@@ -5,6 +5,7 @@
 //! after, there is an event of that too, which marks it whole under its new name.
 
 use super::shard::Shard;
+use super::touches::Touch;
 use super::walk::Reason;
 use crate::change::{Content, Mark, MarkKind, Stage};
 use crate::event::{Event, EventKind};
@@ -71,16 +72,9 @@ impl<G: Ground> Shard<G> {
             };
             return self.emit(mark);
         }
-        let (content, stage) = match event.kind {
-            EventKind::Created | EventKind::Modified => (Content::Resend, Stage::Writing),
-            EventKind::Closed | EventKind::MovedTo => (Content::Resend, Stage::Complete),
-            EventKind::Deleted | EventKind::MovedFrom => (Content::Compare, Stage::Complete),
-            _ => (Content::Compare, Stage::Unchanged),
-        };
-        let mut mark = Mark::new(path, MarkKind::Point).content(content).stage(stage);
-        mark.changes_names = names;
-        mark.deletes = crate::change::Deletes::Single;
-        self.emit(mark);
+        let mut touch = Touch::default();
+        touch.note(event.kind);
+        self.emit(touch.mark(path, |_| false));
     }
 
     /// The map should hold the directory at `path` and does not: whatever kept the walk from it, it is tried again.

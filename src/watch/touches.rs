@@ -9,7 +9,7 @@ use crate::tree::DirectoryId;
 
 /// What a drain said of one name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Touch {
+pub(super) struct Touch {
     /// The inode under this name may be another one, or its content was written.
     content: bool,
     /// The name came or went.
@@ -20,6 +20,50 @@ struct Touch {
     told: bool,
     /// It was created and no close was seen: a link, a symlink or a node is complete all the same.
     created: bool,
+}
+
+impl Touch {
+    /// One more event.
+    pub(super) fn note(&mut self, kind: EventKind) {
+        match kind {
+            EventKind::Created => {
+                *self = Self { content: true, names: true, writing: true, told: true, created: true };
+            }
+            EventKind::Modified => {
+                (self.content, self.writing, self.told) = (true, true, true);
+            }
+            EventKind::Closed => {
+                (self.content, self.writing, self.told, self.created) = (true, false, true, false);
+            }
+            EventKind::MovedTo => {
+                *self = Self { content: true, names: true, writing: false, told: true, created: false };
+            }
+            EventKind::Deleted | EventKind::MovedFrom => {
+                // What was said of the content stays: in an exchange (`RENAME_EXCHANGE`) the newcomer is told before this, and
+                // where nothing is left it does not matter.
+                *self = Self { names: true, writing: false, told: true, created: false, ..*self };
+            }
+            EventKind::Attributes
+            | EventKind::SelfDeleted
+            | EventKind::SelfMoved
+            | EventKind::Ignored
+            | EventKind::Unmounted => {}
+        }
+    }
+
+    /// The mark on the name. `is_complete` looks at one that was created but not closed: true for what nobody can be writing.
+    pub(super) fn mark(self, path: RelPath, is_complete: impl FnOnce(&RelPath) -> bool) -> Mark {
+        let stage = match self {
+            Self { told: false, .. } => Stage::Unchanged,
+            Self { writing: false, .. } => Stage::Complete,
+            Self { created: true, .. } if is_complete(&path) => Stage::Complete,
+            Self { .. } => Stage::Writing,
+        };
+        let content = if self.content { Content::Resend } else { Content::Compare };
+        let mut mark = Mark::new(path, MarkKind::Point).content(content).stage(stage);
+        (mark.changes_names, mark.deletes) = (self.names, Deletes::Single);
+        mark
+    }
 }
 
 /// The touched names of one drain, in the order of their first event.
@@ -43,31 +87,7 @@ impl Touches {
                 })
             }
         };
-        let touch = &mut self.order[at].2;
-        match kind {
-            EventKind::Created => {
-                *touch = Touch { content: true, names: true, writing: true, told: true, created: true };
-            }
-            EventKind::Modified => {
-                (touch.content, touch.writing, touch.told) = (true, true, true);
-            }
-            EventKind::Closed => {
-                (touch.content, touch.writing, touch.told, touch.created) = (true, false, true, false);
-            }
-            EventKind::MovedTo => {
-                *touch = Touch { content: true, names: true, writing: false, told: true, created: false };
-            }
-            EventKind::Deleted | EventKind::MovedFrom => {
-                // What was said of the content stays: in an exchange (`RENAME_EXCHANGE`) the newcomer is told before this, and
-                // where nothing is left it does not matter.
-                *touch = Touch { names: true, writing: false, told: true, created: false, ..*touch };
-            }
-            EventKind::Attributes
-            | EventKind::SelfDeleted
-            | EventKind::SelfMoved
-            | EventKind::Ignored
-            | EventKind::Unmounted => {}
-        }
+        self.order[at].2.note(kind);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -75,7 +95,7 @@ impl Touches {
     }
 
     /// Turns the names into marks and forgets them. `path` resolves a directory, `None` when it has no path now;
-    /// `is_complete` looks at a name that was created but not closed: true for what nobody can be writing.
+    /// `is_complete` as in [`Touch::mark`].
     pub(super) fn drain(
         &mut self,
         path: impl Fn(DirectoryId) -> Option<RelPath>,
@@ -89,18 +109,7 @@ impl Touches {
                 parent = Some((directory, path(directory)));
             }
             let Some((_, Some(parent))) = &parent else { continue };
-            let path = parent.join(&name);
-            let stage = match touch {
-                Touch { told: false, .. } => Stage::Unchanged,
-                Touch { writing: false, .. } => Stage::Complete,
-                Touch { created: true, .. } if is_complete(&path) => Stage::Complete,
-                Touch { .. } => Stage::Writing,
-            };
-            let content = if touch.content { Content::Resend } else { Content::Compare };
-            let mut mark = Mark::new(path, MarkKind::Point).content(content).stage(stage);
-            mark.changes_names = touch.names;
-            mark.deletes = Deletes::Single;
-            each(mark);
+            each(touch.mark(parent.join(&name), &mut is_complete));
         }
     }
 }

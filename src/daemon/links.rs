@@ -1,7 +1,7 @@
 //! The thread that finds names by inode numbers: asked by lanes, those of shared inodes; asked by a shard, those of files that
 //! were changed without a name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -111,9 +111,10 @@ impl LinkLoop {
             (links.incomplete(), links.take_sought())
         };
         let here = self.still_there(before);
+        let at_hand: HashSet<Identity> = here.iter().map(|found| found.identity).collect();
+        let elsewhere = sought.files.values().filter(|change| !at_hand.contains(&change.identity));
         let mut wanted = incomplete.clone();
-        let elsewhere = |identity: &&Identity| !here.iter().any(|found| found.identity == **identity);
-        wanted.extend(sought.files.keys().filter(elsewhere).map(|identity| (*identity, sought.files[identity].links)));
+        wanted.extend(elsewhere.map(|change| (change.identity, change.links)));
         let go_on = || !self.search.stop.load(Ordering::Acquire);
         let mut found = Vec::new();
         if !wanted.is_empty() {

@@ -73,6 +73,24 @@ fn mirror(ground: &Ground, watch: &str) -> Command {
     command
 }
 
+/// A live agent with these further lines about the root in its configuration.
+fn configured(ground: &Ground, root: &str) -> Agent {
+    let config = ground.place.join("fansync.yaml");
+    let text = format!(
+        "state_dir: {state}\ntunables: {{raise: false}}\nroots:\n  - name: data\n    path: {source}\n{root}    targets:\n      - url: \
+         {target}\n",
+        state = ground.place.join("state").display(),
+        source = ground.source.display(),
+        target = ground.target.display(),
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
+    command.arg("run").arg("--config").arg(&config);
+    let mut agent = Agent::spawn(command, &ground.place);
+    agent.wait_ready();
+    agent
+}
+
 #[test]
 fn an_overlay_is_watched_by_inotify_and_told_why() {
     let ground = Ground::in_memory();
@@ -202,20 +220,7 @@ fn what_happens_in_a_noisy_directory_is_not_even_read() {
     for directory in [&noisy, &other] {
         fs::create_dir(directory).unwrap();
     }
-    let config = ground.place.join("fansync.yaml");
-    let text = format!(
-        "state_dir: {state}\ntunables: {{raise: false}}\nroots:\n  - name: data\n    path: {source}\n    watch: fanotify\n    noisy: [{noisy}]\n    \
-         targets:\n      - url: {target}\n",
-        state = ground.place.join("state").display(),
-        source = ground.source.display(),
-        noisy = noisy.display(),
-        target = ground.target.display(),
-    );
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
-    command.arg("run").arg("--config").arg(&config);
-    let mut agent = Agent::spawn(command, &ground.place);
-    agent.wait_ready();
+    let agent = configured(&ground, &format!("    watch: fanotify\n    noisy: [{}]\n", noisy.display()));
     ground.wait_equal(&agent);
     if agent.log().contains("cannot leave out") {
         eprintln!("skipped: this kernel cannot ignore a directory");
@@ -277,19 +282,8 @@ fn what_is_written_by_way_of_a_handle_is_found_and_sent() {
         fs::write(ground.at(name), "old").unwrap();
     }
     fs::hard_link(ground.at("c/other"), ground.at("a/link")).unwrap();
-    let config = ground.place.join("fansync.yaml");
-    let text = format!(
-        "state_dir: {state}\ntunables: {{raise: false}}\nroots:\n  - name: data\n    path: {source}\n    nfs_exported: true\n    settle: \
-         {{quiet: 50ms, quiet_open: 100ms, max: 1s}}\n    filters: ['- *.tmp']\n    targets:\n      - url: {target}\n",
-        state = ground.place.join("state").display(),
-        source = ground.source.display(),
-        target = ground.target.display(),
-    );
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
-    command.arg("run").arg("--config").arg(&config);
-    let mut agent = Agent::spawn(command, &ground.place);
-    agent.wait_ready();
+    let settle = "    settle: {quiet: 50ms, quiet_open: 100ms, max: 1s}\n";
+    let agent = configured(&ground, &format!("    nfs_exported: true\n{settle}    filters: ['- *.tmp']\n"));
     let told = watch(&ground);
     assert_eq!(told["backend"], "fanotify", "{told}");
     until("first copy", PATIENCE, &agent, || holds_text(&ground.there("a/b/f"), "old"));

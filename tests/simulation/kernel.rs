@@ -104,19 +104,30 @@ impl Instance {
 
     /// As read(2): as many whole records as fit.
     pub fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        let mut filled = 0;
-        while let Some(record) = self.queue.front() {
-            let padded = if record.name.is_empty() { 0 } else { (record.name.len() / 16 + 1) * 16 };
-            let Some(space) = buffer.get_mut(filled..filled + 16 + padded) else { break };
-            space.fill(0);
-            space[0..4].copy_from_slice(&record.wd.to_ne_bytes());
-            space[4..8].copy_from_slice(&record.mask.to_ne_bytes());
-            space[8..12].copy_from_slice(&record.cookie.to_ne_bytes());
-            space[12..16].copy_from_slice(&u32::try_from(padded).unwrap_or(0).to_ne_bytes());
-            space[16..16 + record.name.len()].copy_from_slice(&record.name);
-            filled += 16 + padded;
-            self.queue.pop_front();
-        }
-        (filled > 0).then_some(filled)
+        read_whole(&mut self.queue, buffer, bytes_of)
     }
+}
+
+fn bytes_of(record: &Record) -> Vec<u8> {
+    let padded = if record.name.is_empty() { 0 } else { (record.name.len() / 16 + 1) * 16 };
+    let mut bytes = record.wd.to_ne_bytes().to_vec();
+    bytes.extend(record.mask.to_ne_bytes());
+    bytes.extend(record.cookie.to_ne_bytes());
+    bytes.extend(u32::try_from(padded).unwrap_or(0).to_ne_bytes());
+    bytes.extend_from_slice(&record.name);
+    bytes.resize(16 + padded, 0);
+    bytes
+}
+
+/// Moves as many whole records as fit from a queue to a buffer, as read(2) does; `None` when it was empty.
+pub fn read_whole<T>(queue: &mut VecDeque<T>, buffer: &mut [u8], bytes_of: impl Fn(&T) -> Vec<u8>) -> Option<usize> {
+    let mut filled = 0;
+    while let Some(record) = queue.front() {
+        let bytes = bytes_of(record);
+        let Some(space) = buffer.get_mut(filled..filled + bytes.len()) else { break };
+        space.copy_from_slice(&bytes);
+        filled += bytes.len();
+        queue.pop_front();
+    }
+    (filled > 0).then_some(filled)
 }

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use super::files::Inode;
+use super::kernel::read_whole;
 
 const HEADER: usize = 24;
 
@@ -92,15 +93,7 @@ impl Group {
 
     /// As read(2): as many whole records as fit.
     pub fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        let mut filled = 0;
-        while let Some(event) = self.queue.front() {
-            let bytes = record(event);
-            let Some(space) = buffer.get_mut(filled..filled + bytes.len()) else { break };
-            space.copy_from_slice(&bytes);
-            filled += bytes.len();
-            self.queue.pop_front();
-        }
-        (filled > 0).then_some(filled)
+        read_whole(&mut self.queue, buffer, record)
     }
 }
 

@@ -166,6 +166,13 @@ impl Agent {
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
     }
 
+    /// Whether each of its threads has taken a SIGSTOP.
+    pub fn is_stopped(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.child.id())) else { return false };
+        let mut states = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("status")));
+        states.all(|status| status.is_ok_and(|status| status.contains("State:\tT")))
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()

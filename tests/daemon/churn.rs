@@ -35,6 +35,8 @@ const ENTRIES_MAX: usize = 240;
 const OPEN_MAX: usize = 4;
 /// Changes of each of two modes in a flood. Why 1,000: takes a few ms, in which an agent looks at its queue once or twice.
 const FLOOD: u32 = 1000;
+/// Twice the events of the small queue of the tests.
+const FLOOD_NAMES: u32 = 128;
 const POOL_MAX: usize = 12;
 
 /// A generator of changes to one tree, and the list of what it did.
@@ -241,6 +243,20 @@ impl Churn {
         self.changed(&one)?;
         self.changed(&other)?;
         self.trace.push(format!("{} flood {one:?} and {other:?}", self.trace.len()));
+        Ok(())
+    }
+
+    /// More names than a small queue holds events, each there for a moment: nothing that a mark could merge.
+    ///
+    /// # Errors
+    /// Those of open(2) and unlink(2).
+    pub fn flood_of_names(&mut self) -> io::Result<()> {
+        for number in 0..FLOOD_NAMES {
+            let path = self.root.join(format!("flood-{number}"));
+            fs::write(&path, "")?;
+            fs::remove_file(&path)?;
+        }
+        self.trace.push(format!("{} flood of {FLOOD_NAMES} names", self.trace.len()));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fansync::lab::{Daemon, DaemonOptions};
@@ -360,12 +360,13 @@ fn run_in(plan: &Plan, scratch: &Path) -> Result<Option<String>, String> {
     agents.tick();
     agents.wait_saved();
 
+    let flood = AtomicBool::new(false);
     let broken = std::thread::scope(|scope| {
-        let churner = scope.spawn(|| churn_along(&mut churn, plan, &step));
+        let churner = scope.spawn(|| churn_along(&mut churn, plan, &step, &flood));
         let mut rng = Rng::with_seed(plan.seed ^ 0xfa17);
-        let broken = break_things(plan, &mut agents, &mut daemon, small_disk.as_ref(), &mut rng, &mut diary, &|| {
-            churner.is_finished()
-        });
+        let churning = Churning { flood: &flood, is_over: &|| churner.is_finished() };
+        let disk = small_disk.as_ref();
+        let broken = break_things(plan, &mut agents, &mut daemon, disk, &mut rng, &mut diary, &churning);
         churner.join().expect("the churn's own panic is on stderr");
         broken
     });
@@ -427,8 +428,8 @@ fn run_in(plan: &Plan, scratch: &Path) -> Result<Option<String>, String> {
     }
 }
 
-/// Bursts of random length, spread over the time that the plan gives.
-fn churn_along(churn: &mut Churn, plan: &Plan, step: &AtomicUsize) {
+/// Bursts of random length, spread over the time that the plan gives, and floods when they are wanted.
+fn churn_along(churn: &mut Churn, plan: &Plan, step: &AtomicUsize, flood: &AtomicBool) {
     let mut rng = Rng::with_seed(!plan.seed);
     let began = Instant::now();
     let mut done = 0;
@@ -438,6 +439,10 @@ fn churn_along(churn: &mut Churn, plan: &Plan, step: &AtomicUsize) {
             churn.flood().expect("the files are ours");
         }
         for _ in 0..burst {
+            if flood.load(Ordering::Acquire) {
+                churn.flood_of_names().expect("the files are ours");
+                flood.store(false, Ordering::Release);
+            }
             churn.step();
             done += 1;
             step.store(done, Ordering::Relaxed);
@@ -450,7 +455,14 @@ fn churn_along(churn: &mut Churn, plan: &Plan, step: &AtomicUsize) {
     }
 }
 
-/// Breaks and mends until `over`; then mends everything.
+/// The churn, as seen by who breaks things meanwhile.
+struct Churning<'a> {
+    /// A flood is wanted, and not made yet.
+    flood: &'a AtomicBool,
+    is_over: &'a dyn Fn() -> bool,
+}
+
+/// Breaks and mends until the churn is over; then mends everything.
 ///
 /// # Errors
 /// When an agent ends by itself.
@@ -461,7 +473,7 @@ fn break_things(
     disk: Option<&SmallDisk>,
     rng: &mut Rng,
     diary: &mut Diary<'_>,
-    over: &dyn Fn() -> bool,
+    churning: &Churning<'_>,
 ) -> Result<(), String> {
     let (faults, pace) = (plan.faults, plan.pace);
     let began = Instant::now();
@@ -471,8 +483,9 @@ fn break_things(
     let mut killed_while_stopped = false;
     let full_from = pace.lasts.saturating_sub(pace.full_for) / 2;
     let mut full = false;
+    let mut drowned = false;
     let result = loop {
-        if over() {
+        if (churning.is_over)() {
             break Ok(());
         }
         agents.tick();
@@ -489,6 +502,15 @@ fn break_things(
             kill_at = began.elapsed() + pace.kill_every.mul_f64(0.5 + rng.f64());
         }
         let stopped = !agents.stopped.is_empty();
+        if faults.queue && !drowned && !stopped && !agents.is_starting() && at >= pace.lasts / 4 {
+            diary.note("more events than a queue holds while the agent is stopped");
+            agents.stop(false);
+            until("stopped agent", PATIENCE, &agents.now, || agents.now.is_stopped());
+            churning.flood.store(true, Ordering::Release);
+            until("flood", PATIENCE, &agents.now, || !churning.flood.load(Ordering::Acquire) || (churning.is_over)());
+            agents.go_on();
+            drowned = true;
+        }
         if faults.stop && at >= stop_at {
             if stopped {
                 diary.note("the agent goes on");

@@ -58,6 +58,21 @@ pub struct Status {
     pub modified: WallTime,
 }
 
+/// All that an lstat tells of a name that a copy of it is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Details {
+    /// What most ask for.
+    pub status: Status,
+    /// Permission bits, with those of setuid, setgid and sticky.
+    pub mode: u32,
+    /// Its owner.
+    pub user: u32,
+    /// Its group.
+    pub group: u32,
+    /// [`Status::modified`], for times that are too far away for it: seconds, and nanoseconds after them.
+    pub modified_exactly: (i64, u32),
+}
+
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -125,6 +140,22 @@ pub fn status_at(place: BorrowedFd<'_>, name: &[u8]) -> io::Result<Status> {
     statx(place, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// As [`status_at`], for all that a copy is to have, and never from a cache that may be stale.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn details_at(place: BorrowedFd<'_>, name: &[u8]) -> io::Result<Details> {
+    details(place, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// As [`details_at`], of the open file itself.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn details_of(fd: impl AsFd) -> io::Result<Details> {
+    details(fd.as_fd(), b"", AtFlags::EMPTY_PATH)
+}
+
 /// Looks at the open file itself.
 ///
 /// # Errors
@@ -142,19 +173,35 @@ pub fn status_of_path(path: &std::path::Path) -> io::Result<Status> {
     statx(rustix::fs::CWD, path.as_os_str().as_bytes(), AtFlags::empty())
 }
 
+/// What is asked of statx(2) for a [`Status`].
+const STATUS: StatxFlags = StatxFlags::TYPE
+    .union(StatxFlags::MODE)
+    .union(StatxFlags::NLINK)
+    .union(StatxFlags::INO)
+    .union(StatxFlags::SIZE)
+    .union(StatxFlags::CTIME)
+    .union(StatxFlags::MTIME);
+
 fn statx(place: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Status> {
-    let wanted = StatxFlags::TYPE
-        | StatxFlags::MODE
-        | StatxFlags::NLINK
-        | StatxFlags::INO
-        | StatxFlags::SIZE
-        | StatxFlags::CTIME
-        | StatxFlags::MTIME;
-    let found = rustix::fs::statx(place, name, flags | AtFlags::STATX_DONT_SYNC, wanted)?;
+    Ok(status_in(&rustix::fs::statx(place, name, flags | AtFlags::STATX_DONT_SYNC, STATUS)?))
+}
+
+fn details(place: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Details> {
+    let found = rustix::fs::statx(place, name, flags, STATUS | StatxFlags::UID | StatxFlags::GID)?;
+    Ok(Details {
+        status: status_in(&found),
+        mode: u32::from(found.stx_mode) & 0o7777,
+        user: found.stx_uid,
+        group: found.stx_gid,
+        modified_exactly: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
+    })
+}
+
+fn status_in(found: &rustix::fs::Statx) -> Status {
     let time = |stamp: rustix::fs::StatxTimestamp| {
         WallTime(stamp.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(stamp.tv_nsec)))
     };
-    Ok(Status {
+    Status {
         entry_type: EntryType::of(FileType::from_raw_mode(u32::from(found.stx_mode))),
         identity: Identity {
             device: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
@@ -164,7 +211,7 @@ fn statx(place: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> io::Result<Statu
         size: found.stx_size,
         changed: time(found.stx_ctime),
         modified: time(found.stx_mtime),
-    })
+    }
 }
 
 /// Which file system the open file is on: `f_fsid` of statfs(2), which for ext4, xfs and btrfs comes from their UUID.

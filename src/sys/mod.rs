@@ -2,6 +2,7 @@
 //!
 //! Nearly all of them go through rustix or nix; what neither has is called here, and `unsafe` is found nowhere else.
 
+pub mod beneath;
 pub mod child;
 pub mod clock;
 pub mod fanotify;

@@ -3,6 +3,7 @@
 //! - [`command`]: the command line, the list, the environment.
 //! - [`run`]: one process, started, listened to, watched over, reaped.
 //! - [`shipment`]: a whole draft: what is at its paths, what its runs brought.
+//! - [`direct`]: what a local target gets without rsync.
 //! - [`ship`]: the same with real runs.
 //! - [`preview`]: what one run of everything would do.
 //! - [`cause`]: why a run ended as it did, and what to do about it (the table).
@@ -15,5 +16,6 @@ pub mod outcome;
 pub mod command;
 pub mod run;
 pub mod shipment;
+pub mod direct;
 pub mod ship;
 pub mod preview;

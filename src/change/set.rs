@@ -75,6 +75,8 @@ pub struct Want {
     pub background: bool,
     /// Marks in the draft at most.
     pub marks_max: usize,
+    /// Begins with the marks that became due last, so that one change is not behind all of a flood. Small files only.
+    pub newest: bool,
 }
 
 /// Marks taken for one lane; in flight until [`ChangeSet::conclude`].
@@ -711,11 +713,20 @@ impl ChangeSet {
     }
 
     fn take_of(&mut self, now: Instant, priority: Priority, want: Want) -> Option<Draft> {
+        if want.newest {
+            self.reserve_wide(now, priority);
+        }
         let due_of = |large| {
             let queue = self.queues[lane(priority, large)].iter();
             queue.take_while(|turn| turn.0 <= now).take(CANDIDATES_MAX).map(move |turn| (*turn, large))
         };
-        let mut due: Vec<(Turn, bool)> = due_of(want.large).collect();
+        let mut due: Vec<(Turn, bool)> = if want.newest {
+            let queue = &self.queues[lane(priority, want.large)];
+            let due = queue.range(..(now, u64::MAX, ROOT)).rev();
+            due.take(CANDIDATES_MAX).map(|turn| (*turn, want.large)).collect()
+        } else {
+            due_of(want.large).collect()
+        };
         if want.large {
             // A large file must not get before an older mark above it that waits for the large file under way.
             due.extend(due_of(false));
@@ -752,6 +763,22 @@ impl ChangeSet {
         }
         let (class, ..) = shape?;
         Some(self.launch(now, class, priority, want.large, &taken))
+    }
+
+    /// The oldest listings and subtrees that wait for a batch in flight: what lies beneath them must not go before them
+    /// each time.
+    fn reserve_wide(&mut self, now: Instant, priority: Priority) {
+        let due = self.queues[lane(priority, false)].iter().take_while(|turn| turn.0 <= now);
+        let wide = due.take(CANDIDATES_MAX).filter_map(|(_, _, node)| {
+            let kind = self.trie.value(*node).pending.as_ref()?.kind;
+            matches!(kind, MarkKind::Listing | MarkKind::Subtree).then_some((*node, kind))
+        });
+        let wide: Vec<(NodeId, MarkKind)> = wide.collect();
+        for (node, kind) in wide {
+            if self.is_blocked(node, kind) && !self.waits_for_large(node) {
+                self.reserve(node, kind);
+            }
+        }
     }
 
     /// Whether a batch in flight, or an older mark that waits for one, stands in the way.

@@ -109,7 +109,7 @@ pub fn mirror(arguments: &MirrorArguments) -> Result<(), Failure> {
         return Err(Failure::Wrong(refusals));
     }
     let allowance = preflight::allowance(arguments.raise_limits, &setups);
-    serve::serve(setups, state, allowance)
+    serve::serve(setups, state, allowance, config.processes)
 }
 
 fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
@@ -163,7 +163,7 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
         DeleteArgument::Keep => DeleteMode::Keep,
     };
     let mut config =
-        Config { state_dir, tunables: Tunables::default(), rsync: arguments.rsync.clone(), roots: Vec::new() };
+        Config { state_dir, tunables: Tunables::default(), rsync: arguments.rsync.clone(), ..Config::default() };
     config.roots.push(root);
     Ok(config)
 }

@@ -28,5 +28,5 @@ pub fn run(path: &Path, dry_run: bool) -> Result<(), Failure> {
     }
     let _lock = serve::lock_state(&config.state_dir)?;
     let allowance = preflight::allowance(config.tunables.raise, &setups);
-    serve::serve(setups, Some(&config.state_dir), allowance)
+    serve::serve(setups, Some(&config.state_dir), allowance, config.processes)
 }

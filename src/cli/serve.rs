@@ -72,8 +72,8 @@ fn open_checkpoint(state: &Path, roots: &[RootSetup]) -> Option<(Storage, Loaded
 
 /// Runs an agent until SIGTERM or SIGINT; a second signal ends it at once. Its state is kept in `state`, whose lock is held.
 ///
-/// Its watches hold what `allowance` says; the kernel's limits are raised before this.
-pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>, allowance: Allowance) -> Result<(), Failure> {
+/// Its watches hold what `allowance` says; the kernel's limits are raised before this. At most `processes` rsyncs run at the same time.
+pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>, allowance: Allowance, processes: u16) -> Result<(), Failure> {
     // The handlers come first: a signal during a long first walk must not leave anything behind.
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let mut poll = Poll::new()?;
@@ -85,7 +85,7 @@ pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>, allowance: Allowance) 
         anyhow::Error::from(error).context(format!("cannot make the control socket in {shown}"))
     })?;
     let checkpoint = state.and_then(|state| open_checkpoint(state, &roots));
-    let mut agent = Agent::start(roots, seed, checkpoint, &Arc::new(allowance))?;
+    let mut agent = Agent::start(roots, seed, checkpoint, &Arc::new(allowance), usize::from(processes))?;
     if let Some(Err(error)) = socket.map(|socket| agent.open_control(socket)) {
         agent.stop();
         agent.kill();

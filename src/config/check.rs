@@ -8,8 +8,8 @@ use super::amount::{self, AmountError};
 use super::complaint::{COMPLAINTS_MAX, one_line, quoted};
 use super::raw::{self, Kind, Node};
 use super::{
-    BACKLOG, HOLD_OVER_PATHS, LANES, LARGE_FILE, NAME_LENGTH_MAX, PERCENT, QUIET, QUIET_OPEN_NFS, RELEASE_AFTER,
-    SETTLE_MAX, SHARD_DEPTH, SHARDS, TARGETS_MAX, TIMEOUT,
+    BACKLOG, HOLD_OVER_PATHS, LANES, LARGE_FILE, NAME_LENGTH_MAX, PERCENT, PROCESSES, QUIET, QUIET_OPEN_NFS,
+    RELEASE_AFTER, SETTLE_MAX, SHARD_DEPTH, SHARDS, TARGETS_MAX, TIMEOUT,
 };
 use super::{
     Complaint, Config, ConfigErrors, Delete, DeleteMode, Positions, RootConfig, Settle, TargetConfig, WatchBackend,
@@ -77,7 +77,7 @@ struct Keys {
     later: &'static [&'static str],
 }
 
-const TOP: Keys = Keys { known: &["state_dir", "tunables", "rsync", "roots"], later: &["metrics"] };
+const TOP: Keys = Keys { known: &["state_dir", "tunables", "rsync", "processes", "roots"], later: &["metrics"] };
 const TUNABLES: Keys = Keys { known: &["raise"], later: &[] };
 const ROOT: Keys = Keys {
     known: &[
@@ -124,6 +124,9 @@ impl Checker<'_> {
         }
         if let Some(path) = section.get("rsync").and_then(|value| self.program(value)) {
             config.rsync = path;
+        }
+        if let Some(processes) = section.get("processes").and_then(|value| self.number(value, PROCESSES)) {
+            config.processes = processes;
         }
         if let Some(tunables) = section.get("tunables").and_then(|value| self.section(value, &TUNABLES)) {
             self.boolean(&tunables, "raise", &mut config.tunables.raise);
@@ -937,7 +940,7 @@ roots:
         let expected = [
             "1:12: state_dir: 'var/lib' is not an absolute path; begin it with a slash",
             "2:19: tunables.raise: expected true or false, found 'yes'; YAML 1.2 has no yes/no/on/off: write true",
-            "3:1: rots: unknown key; did you mean 'roots'? The keys here are state_dir, tunables, rsync, roots",
+            "3:1: rots: unknown key; did you mean 'roots'? The keys here are state_dir, tunables, rsync, processes, roots",
             "5:11: roots[0].name: 'my data' is not a name; a name is made of A-Z a-z 0-9 _ . -",
             "7:12: roots[0].watch: 'magic' is not a way to watch; write auto, inotify or fanotify",
             "8:13: roots[0].shards: '65' is out of range; write a whole number from 1 to 64",

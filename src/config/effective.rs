@@ -13,6 +13,7 @@ struct Top {
     state_dir: String,
     tunables: Tunables,
     rsync: String,
+    processes: u16,
     roots: Vec<Root>,
 }
 
@@ -85,6 +86,7 @@ impl Config {
             state_dir: self.state_dir.to_string_lossy().into_owned(),
             tunables: Tunables { raise: self.tunables.raise },
             rsync: self.rsync.to_string_lossy().into_owned(),
+            processes: self.processes,
             roots: self.roots.iter().map(root).collect(),
         };
         serde_yaml::to_string(&top).expect("plain text, numbers and booleans are written to memory")
@@ -286,7 +288,13 @@ mod tests {
                 root.settle.quiet_open = Duration::from_millis((quiet + more).min(600_000));
                 root.settle.max = root.settle.quiet_open + Duration::from_millis(most);
                 let tunables = crate::config::Tunables { raise: bools.4 };
-                Config { state_dir, tunables, rsync: PathBuf::from(name), roots: vec![root] }
+                Config {
+                    state_dir,
+                    tunables,
+                    rsync: PathBuf::from(name),
+                    processes: u16::try_from(more % 4095 + 2).unwrap(),
+                    roots: vec![root],
+                }
             },
         )
     }
@@ -311,6 +319,7 @@ state_dir: /var/lib/fansync
 tunables:
   raise: true
 rsync: rsync
+processes: 64
 roots:
 - name: data
   path: /data

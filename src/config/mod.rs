@@ -58,6 +58,10 @@ pub const RELEASE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Dur
 pub const HOLD_OVER_PATHS: RangeInclusive<u32> = 0..=u32::MAX;
 /// Range of [`HoldOver::percent`].
 pub const PERCENT: RangeInclusive<u32> = 0..=100;
+/// Range of [`Config::processes`]. Why from 2: while a large file is sent, small ones go too.
+pub const PROCESSES: RangeInclusive<u16> = 2..=4096;
+/// Default of [`Config::processes`].
+pub const PROCESSES_DEFAULT: u16 = 64;
 /// Range of [`TargetConfig::backlog`]. Unit: marks.
 pub const BACKLOG: RangeInclusive<u32> = 1_000..=10_000_000;
 
@@ -70,6 +74,8 @@ pub struct Config {
     pub tunables: Tunables,
     /// The rsync program: an absolute path, or a bare name to be found on `PATH`. Default: [`RSYNC_DEFAULT`].
     pub rsync: PathBuf,
+    /// rsyncs at the same time, over all targets of all roots. Range: [`PROCESSES`]. Default: 64.
+    pub processes: u16,
     /// What is watched. At least one; names and paths differ, and no path lies inside another.
     pub roots: Vec<RootConfig>,
 }
@@ -209,6 +215,7 @@ impl Default for Config {
             state_dir: PathBuf::from(STATE_DIR_DEFAULT),
             tunables: Tunables::default(),
             rsync: PathBuf::from(RSYNC_DEFAULT),
+            processes: PROCESSES_DEFAULT,
             roots: Vec::new(),
         }
     }

@@ -20,6 +20,7 @@ use super::pipeline::{Pipeline, RootStatus, TargetLog};
 use super::rounds::Rounds;
 use super::saver::{self, Resume, Saver};
 use super::shard::{ShardLoop, WAKE};
+use super::slots::Slots;
 use super::walkers::Walkers;
 use crate::change::{ChangeSetOptions, SettleOptions};
 use crate::checkpoint::{Loaded, SavedRoot, Storage};
@@ -192,7 +193,7 @@ fn spawn(
 
 impl Agent {
     /// Starts every root; `seed` decides the jitter of all pauses. With a checkpoint each goes on from where it was. What
-    /// all their watches may hold together is `allowance`.
+    /// all their watches may hold together is `allowance`, and they have at most so many rsyncs at the same time.
     ///
     /// # Errors
     /// The first root that cannot be started; what was started before is stopped again.
@@ -201,7 +202,9 @@ impl Agent {
         seed: u64,
         checkpoint: Option<(Storage, Loaded)>,
         allowance: &Arc<Allowance>,
+        processes_max: usize,
     ) -> Result<Self, AgentError> {
+        let slots = Slots::new(processes_max);
         let mut agent = Self { roots: Vec::new(), checkpoint: None, control: None };
         let mut loaded = Loaded::default();
         let mut keepers = Vec::new();
@@ -219,7 +222,7 @@ impl Agent {
         for (index, root) in roots.into_iter().enumerate() {
             let saved = loaded.roots.remove(&root.name);
             let seed = seed.wrapping_add(index as u64);
-            match start_root(root, seed, keepers.next(), saved, Arc::clone(allowance)) {
+            match start_root(root, seed, keepers.next(), saved, Arc::clone(allowance), &slots) {
                 Ok(running) => agent.roots.push(running),
                 Err(error) => {
                     agent.stop();
@@ -390,6 +393,7 @@ fn start_root(
     keeper: Option<Arc<Keeper>>,
     saved: Option<SavedRoot>,
     allowance: Arc<Allowance>,
+    slots: &Arc<Slots>,
 ) -> Result<RunningRoot, AgentError> {
     let (started, started_wall) = (clock::now(), clock::coarse_now());
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
@@ -505,6 +509,7 @@ fn start_root(
         rounds: Arc::clone(&rounds),
         links: (Arc::clone(&links), Arc::clone(&search)),
         lanes: lanes.clone(),
+        slots: slots.join(Arc::clone(&inbox)),
         logs: root.targets.iter().map(|target| TargetLog::new(target.name.clone())).collect(),
         status: Arc::clone(&status),
         stop: Arc::clone(&stop),

@@ -11,6 +11,7 @@ use mio::Waker;
 
 use super::inbox::{Inbox, wake};
 use super::links::LinkSearch;
+use super::slots::Slot;
 use crate::dispatch::{LaneId, Order, Report};
 use crate::target::TargetId;
 use crate::worker::run::{Supervisor, Urgency};
@@ -20,7 +21,7 @@ use crate::worker::ship::{Shipper, Surroundings};
 #[derive(Debug)]
 pub(super) struct LaneInbox {
     /// At most one: a lane is given an order only when it is idle.
-    pub orders: ArrayQueue<Order>,
+    pub orders: ArrayQueue<(Order, Slot)>,
     pub waker: Arc<Waker>,
     urgency: AtomicU8,
 }
@@ -30,8 +31,8 @@ impl LaneInbox {
         Arc::new(Self { orders: ArrayQueue::new(1), waker, urgency: AtomicU8::new(Ending::GoOn as u8) })
     }
 
-    pub(super) fn order(&self, order: Order) {
-        let given = self.orders.push(order);
+    pub(super) fn order(&self, order: Order, slot: Slot) {
+        let given = self.orders.push((order, slot));
         assert!(given.is_ok(), "a lane is given an order only when it is idle");
         wake(&self.waker);
     }
@@ -83,7 +84,7 @@ impl LaneLoop {
     /// When the poll is broken.
     pub(super) fn run(mut self) -> io::Result<()> {
         loop {
-            let Some(order) = self.inbox.orders.pop() else {
+            let Some((order, slot)) = self.inbox.orders.pop() else {
                 if self.inbox.ending() != Ending::GoOn {
                     return Ok(());
                 }
@@ -95,10 +96,14 @@ impl LaneLoop {
             };
             let (inbox, reports, links) = (&self.inbox, &self.reports, &self.links);
             let (target, lane) = (self.target, self.lane);
-            let urgency = || match inbox.ending() {
-                Ending::GoOn | Ending::Finish => Urgency::None,
-                Ending::Terminate => Urgency::Terminate,
-                Ending::Kill => Urgency::Kill,
+            // Asked for before each rsync, and at least twice a second while one runs.
+            let urgency = || {
+                slot.mind();
+                match inbox.ending() {
+                    Ending::GoOn | Ending::Finish => Urgency::None,
+                    Ending::Terminate => Urgency::Terminate,
+                    Ending::Kill => Urgency::Kill,
+                }
             };
             let mut seen = |report: Report| {
                 reports.send_report(target, lane, report);
@@ -116,6 +121,8 @@ impl LaneLoop {
                 },
                 Order::Probe { missing_args } => Report::Probed(self.shipper.probe(*missing_args, &mut around)),
             };
+            // Before the dispatcher looks for room.
+            drop(slot);
             self.reports.send_report(target, lane, report);
         }
     }

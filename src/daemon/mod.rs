@@ -17,6 +17,7 @@ mod rounds;
 mod saver;
 mod scouts;
 mod shard;
+mod slots;
 mod status;
 mod thrift;
 mod walkers;

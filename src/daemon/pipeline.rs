@@ -17,6 +17,7 @@ use super::links::LinkSearch;
 use super::ration::Ration;
 use super::rounds::Rounds;
 use super::saver::{Resume, Saver};
+use super::slots::Taker;
 use super::thrift::{Thrift, give_back};
 use super::walkers::{Asker, RescanProgress, ShardStatus, Walkers};
 use crate::change::{Mark, MarkKind, Now, Priority};
@@ -133,6 +134,7 @@ pub(super) struct Pipeline {
     pub rounds: Arc<Rounds>,
     pub links: (Arc<Mutex<LinkTable>>, Arc<LinkSearch>),
     pub lanes: Vec<Vec<Arc<LaneInbox>>>,
+    pub slots: Taker,
     pub logs: Vec<TargetLog>,
     pub status: Arc<Mutex<RootStatus>>,
     pub stop: Arc<AtomicBool>,
@@ -221,9 +223,11 @@ impl Pipeline {
             for notice in self.dispatcher.release_due(now) {
                 self.tell(now.instant, notice);
             }
-            for action in self.dispatcher.on_tick(now.instant) {
-                self.lanes[usize::from(action.target.0)][usize::from(action.lane.0)].order(action.order);
+            let mut turn = self.slots.begin();
+            for action in self.dispatcher.on_tick_within(now.instant, &mut turn) {
+                self.lanes[usize::from(action.target.0)][usize::from(action.lane.0)].order(action.order, turn.next());
             }
+            drop(turn);
             if live && let Some(saver) = &mut self.saver {
                 let last = stopping && self.dispatcher.is_idle();
                 let entries = self.source.entries_to_keep();

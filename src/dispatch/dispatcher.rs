@@ -21,6 +21,25 @@ pub struct Dispatcher {
     stopping: bool,
 }
 
+/// Places for what lanes do, shared with other roots.
+pub trait Room {
+    /// Takes a place, if there is one.
+    fn take(&mut self) -> bool;
+    /// Gives back one that is not needed.
+    fn give_back(&mut self);
+}
+
+/// There is always room.
+struct Unbounded;
+
+impl Room for Unbounded {
+    fn take(&mut self) -> bool {
+        true
+    }
+
+    fn give_back(&mut self) {}
+}
+
 #[derive(Debug)]
 pub(super) struct Held {
     pub since: Instant,
@@ -88,12 +107,19 @@ impl Dispatcher {
 
     /// Gives idle lanes what is due.
     pub fn on_tick(&mut self, now: Instant) -> Vec<Action> {
+        self.on_tick_within(now, &mut Unbounded)
+    }
+
+    /// The same while there is room: each action takes a place. Whose marks have waited the longest comes first.
+    pub fn on_tick_within(&mut self, now: Instant, room: &mut dyn Room) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.stopping || self.paused || self.held.is_some() {
             return actions;
         }
-        for target in &mut self.targets {
-            target.assign(now, &mut actions);
+        let mut turns: Vec<&mut TargetState> = self.targets.iter_mut().collect();
+        turns.sort_by_cached_key(|target| target.waits_since().map_or((true, now), |since| (false, since)));
+        for target in turns {
+            target.assign(now, room, &mut actions);
         }
         actions
     }

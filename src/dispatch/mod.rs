@@ -16,7 +16,7 @@ mod words;
 
 pub use backoff::{Backoff, Haste};
 pub use breaker::{Breaker, Pace};
-pub use dispatcher::Dispatcher;
+pub use dispatcher::{Dispatcher, Room};
 pub use guard::{DeleteGuard, HoldOver, Reservation};
 pub use order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Report, Trouble, TroubleRemedy, Why};
 pub use target::TargetOptions;

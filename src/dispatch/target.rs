@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Haste};
 use super::breaker::{Breaker, Pace};
+use super::dispatcher::Room;
 use super::held::{HeldDeletes, approved};
 use super::order::{Action, Conclusion, FailedMark, LaneId, Notice, Order, Outcome, Trouble, TroubleRemedy, Why};
 use super::view::{HeldDeletesView, LISTED_BYTES_MAX, LISTED_MAX, LetterView, PathOnTarget, TargetView};
@@ -111,6 +112,8 @@ pub(super) struct TargetState {
     release_after: Option<Duration>,
     /// The last batch that was given to a lane.
     last_batch: BatchId,
+    /// When more is due than fits into a batch, the next one begins with what became due last.
+    newest_next: bool,
     /// What batches up to this one would not delete was approved while they were under way.
     approved_until: BatchId,
 }
@@ -186,6 +189,7 @@ impl TargetState {
             held: HeldDeletes::new(),
             release_after: None,
             last_batch: BatchId(0),
+            newest_next: false,
             approved_until: BatchId(0),
         }
     }
@@ -220,18 +224,18 @@ impl TargetState {
     }
 
     /// Gives idle lanes what they can do.
-    pub(super) fn assign(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn assign(&mut self, now: Instant, room: &mut dyn Room, actions: &mut Vec<Action>) {
         if self.paused {
             return;
         }
         self.hurry_culprits(now);
         if self.breaker.begin_probe(now) {
-            match self.lanes.iter().position(Option::is_none) {
+            match self.lanes.iter().position(Option::is_none).filter(|_| room.take()) {
                 Some(lane) => {
                     self.lanes[lane] = Some(Busy { priority: Priority::Live, missing_args: self.missing_args });
                     actions.push(self.action(lane, Order::Probe { missing_args: self.missing_args }));
                 }
-                // Every lane still works on a batch of before: the first that ends makes room.
+                // Every lane still works on a batch of before, or all places are taken: the first that ends makes room.
                 None => self.breaker = Breaker::Open { until: now, failures: self.breaker.failures() },
             }
         }
@@ -242,18 +246,32 @@ impl TargetState {
             if self.lanes[lane].is_some() {
                 continue;
             }
+            if !room.take() {
+                break;
+            }
             let (joins, wants) = (self.joins(now, lane), self.wants(lane));
             let take = |want: Want| match (joins, want.background) {
                 (true, _) => self.changes.take(now, want),
                 (false, true) => self.changes.take_background(now, want),
                 (false, false) => None,
             };
-            let Some(mut draft) = wants.into_iter().find_map(take) else { continue };
+            let Some(mut draft) = wants.into_iter().find_map(take) else {
+                room.give_back();
+                continue;
+            };
             self.deny(&mut draft);
+            if draft.priority == Priority::Live && !draft.large {
+                self.newest_next = !self.newest_next;
+            }
             self.last_batch = draft.batch;
             self.lanes[lane] = Some(Busy { priority: draft.priority, missing_args: self.missing_args });
             actions.push(self.action(lane, Order::Send { draft, missing_args: self.missing_args }));
         }
+    }
+
+    /// Since when its oldest live mark for a lane of small files is due.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.changes.live_queue().0
     }
 
     /// What is held stays: a mark around it must not delete it in passing. One name that is known to be gone is no part
@@ -295,9 +313,11 @@ impl TargetState {
 
     /// What an idle lane may take, in this order.
     fn wants(&self, lane: usize) -> Vec<Want> {
-        let large = Want { large: true, background: true, marks_max: 1 };
+        let large = Want { large: true, background: true, marks_max: 1, newest: false };
+        // Half of the batches of a flood: neither the first nor the last of it waits for all the others.
+        let newest = self.newest_next && self.changes.live_queue().1 > self.batch_max;
         if self.lanes.len() == 1 {
-            let small = Want { large: false, background: true, marks_max: self.batch_max };
+            let small = Want { large: false, background: true, marks_max: self.batch_max, newest };
             return vec![small, large];
         }
         if lane == 0 {
@@ -308,7 +328,7 @@ impl TargetState {
             self.lanes[1..].iter().flatten().filter(|busy| busy.priority == Priority::Background).count();
         let small_lanes = self.lanes.len() - 1;
         let background = busy_with_background + 1 < small_lanes || small_lanes == 1;
-        vec![Want { large: false, background, marks_max: self.batch_max }]
+        vec![Want { large: false, background, marks_max: self.batch_max, newest }]
     }
 
     /// Gives since when what follows from the look may have happened.
@@ -690,7 +710,9 @@ impl TargetState {
         let join = (self.changes.live_queue().0)
             .map(|due| due + JOIN_AFTER)
             .filter(|join| *join > now && self.breaker.is_closed() && self.is_live_under_way());
-        self.breaker.wake_at().into_iter().chain(due).chain(join).chain(release).chain(self.hurry_at()).min()
+        // What was due in this turn waits for a lane or for room, and whoever makes it says so.
+        let probe = self.breaker.wake_at().filter(|at| *at > now);
+        probe.into_iter().chain(due).chain(join).chain(release).chain(self.hurry_at()).min()
     }
 
     /// Marks that wait, and background marks that wait or are under way: what can be told at no cost.

@@ -238,7 +238,9 @@ impl Simulation {
     }
 
     fn want(&mut self) -> Want {
-        Want { large: self.rng.u8(..4) == 0, background: self.rng.bool(), marks_max: 1 + self.rng.usize(..12) }
+        let large = self.rng.u8(..4) == 0;
+        let newest = !large && self.rng.u8(..3) == 0;
+        Want { large, background: self.rng.bool(), marks_max: 1 + self.rng.usize(..12), newest }
     }
 
     fn check_next_due(&self) {
@@ -295,7 +297,7 @@ impl Simulation {
             self.step += 1;
             let mut progress = false;
             for large in [false, true] {
-                while self.take(Want { large, background: true, marks_max: 7 }) {
+                while self.take(Want { large, background: true, marks_max: 7, newest: false }) {
                     progress = true;
                     takes += 1;
                 }
@@ -316,7 +318,7 @@ impl Simulation {
         assert!(self.open.is_empty(), "seed {}: forgotten: {:#?}", self.seed, self.open);
         assert!(self.elapsed - quiet_since <= Duration::from_secs(40), "seed {}: it took too long", self.seed);
         self.elapsed += Duration::from_secs(120);
-        assert!(!self.take(Want { large: false, background: true, marks_max: 1 }));
+        assert!(!self.take(Want { large: false, background: true, marks_max: 1, newest: false }));
         assert_eq!(self.set.remembered(), 0, "seed {}", self.seed);
         assert_eq!((self.set.oldest(), self.set.background()), (None, 0), "seed {}", self.seed);
     }

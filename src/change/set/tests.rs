@@ -7,9 +7,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The wall clock when a bench begins.
 const WALL: i64 = 1_000_000_000_000_000;
 
-const LIVE: Want = Want { large: false, background: false, marks_max: 5_000 };
-const ANY: Want = Want { large: false, background: true, marks_max: 5_000 };
-const LARGE: Want = Want { large: true, background: true, marks_max: 1 };
+const LIVE: Want = Want { large: false, background: false, marks_max: 5_000, newest: false };
+const ANY: Want = Want { large: false, background: true, marks_max: 5_000, newest: false };
+const LARGE: Want = Want { large: true, background: true, marks_max: 1, newest: false };
 
 fn path(text: &str) -> RelPath {
     RelPath::parse(text.as_bytes()).unwrap()
@@ -793,4 +793,21 @@ fn memory_that_was_given_back_is_not_asked_of_what_was_in_it() {
     let told = bench.set.unsaved(now, false);
     assert_eq!(told.iter().filter(|(_, mark)| mark.is_none()).count(), 5_000);
     assert_eq!(told.len(), 5_001);
+}
+
+#[test]
+fn what_became_due_last_can_go_first() {
+    let mut bench = Bench::new();
+    for name in ["d/a", "d/b", "d/c"] {
+        bench.mark(&point(name));
+        bench.pass(Duration::from_millis(1));
+    }
+    let newest = Want { marks_max: 1, newest: true, ..LIVE };
+    let first = bench.take(newest).unwrap();
+    assert_eq!(first.marks[0].path, path("d/c"));
+    // A listing that waits for a batch in flight is not overtaken by what lies beneath it.
+    bench.mark(&Mark::new(path("d"), MarkKind::Listing));
+    bench.pass(Duration::from_millis(1));
+    bench.mark(&point("d/e"));
+    assert!(bench.take(newest).is_none(), "they are in the listing's directory");
 }

@@ -822,3 +822,58 @@ fn a_target_that_still_complains_of_missing_arguments_is_left_alone() {
     bench.end(&probe, nothing(TroubleRemedy::DropMissingArgs));
     assert!(bench.sleep() > Duration::from_millis(100), "nor is it probed without end");
 }
+
+#[test]
+fn one_change_is_not_behind_a_flood() {
+    let changes = ChangeSetOptions { settle: SettleOptions::default(), marks_max: 100_000, saved: true };
+    let mut bench = Bench::new(1, 2);
+    bench.dispatcher = Dispatcher::new(&[TargetOptions { lanes: 2, changes }], 7);
+    let flood: Vec<Mark> = (0..20_000).map(|number| point(&format!("flood/{number:05}"))).collect();
+    bench.mark(&flood);
+    bench.pass(Duration::from_millis(1));
+    bench.mark(&[point("elsewhere/one")]);
+    let first = bench.one();
+    assert_eq!(names(&first)[0], "flood/00000");
+    bench.end(&first, done());
+    let second = bench.one();
+    assert!(names(&second).contains(&"elsewhere/one".to_owned()));
+    bench.end(&second, done());
+    let third = bench.one();
+    assert_eq!(names(&third)[0], "flood/05000");
+}
+
+/// Takes what it is given.
+struct Places(usize);
+
+impl Room for Places {
+    fn take(&mut self) -> bool {
+        let is_free = self.0 > 0;
+        self.0 = self.0.saturating_sub(1);
+        is_free
+    }
+
+    fn give_back(&mut self) {
+        self.0 += 1;
+    }
+}
+
+#[test]
+fn of_many_targets_the_one_that_has_waited_longest_goes_first() {
+    let mut bench = Bench::new(3, 2);
+    let now = |bench: &Bench| bench.now().instant;
+    bench.mark(&[point("a")]);
+    let (at, mut one) = (now(&bench), Places(1));
+    let first = bench.dispatcher.on_tick_within(at, &mut one);
+    assert_eq!((first.len(), first[0].target, one.0), (1, TargetId(0), 0));
+    bench.pass(Duration::from_millis(300));
+    bench.mark(&[point("b")]);
+    let at = now(&bench);
+    assert_eq!(bench.dispatcher.on_tick_within(at, &mut Places(0)), []);
+    let second = bench.dispatcher.on_tick_within(at, &mut Places(2));
+    let targets: Vec<TargetId> = second.iter().map(|action| action.target).collect();
+    assert_eq!(targets, [TargetId(1), TargetId(2)], "the first one has something new only");
+    // What is not needed is given back.
+    let mut many = Places(10);
+    bench.dispatcher.on_tick_within(at, &mut many);
+    assert_eq!(many.0, 10);
+}

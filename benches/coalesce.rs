@@ -10,7 +10,7 @@ use fansync::sys::clock::{coarse_now, now};
 
 const POINTS: usize = 10_000;
 
-const WANT: Want = Want { large: false, background: true, marks_max: 5_000 };
+const WANT: Want = Want { large: false, background: true, marks_max: 5_000, newest: false };
 
 fn empty() -> ChangeSet {
     ChangeSet::new(ChangeSetOptions { settle: SettleOptions::default(), marks_max: 200_000, saved: true })

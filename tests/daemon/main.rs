@@ -23,6 +23,7 @@ mod failures;
 mod faults;
 mod fifo;
 mod ground;
+mod many;
 mod marks;
 mod names;
 mod plan_rules;

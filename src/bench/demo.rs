@@ -11,7 +11,8 @@ use super::compare::{self, DirectoryTimes};
 use super::measure::ms;
 use super::patience::{Interrupt, Interrupted};
 use super::report::say;
-use super::stage::{Scratch, Stage};
+use super::scenario::TargetKind;
+use super::stage::{Cast, Scratch, Stage};
 use super::subject::Subject;
 use super::{COMPLETE, INCOMPLETE, INTERRUPTED};
 use crate::path::RelPath;
@@ -110,10 +111,11 @@ pub fn run() -> anyhow::Result<u8> {
 fn play(interrupt: &Interrupt) -> anyhow::Result<u8> {
     let scratch = Scratch::create(&std::env::temp_dir(), "demo")?;
     let program = Subject::Agent.program().expect("the agent is always installed");
-    let mut stage = Stage::set(Subject::Agent, program, scratch, interrupt)?;
+    let cast = Cast { subject: Subject::Agent, program, kind: TargetKind::Daemon, relay: None };
+    let mut stage = Stage::set(cast, scratch, interrupt)?;
     first_tree(stage.source())?;
     say(&format!("source  {}", stage.source().display()))?;
-    say(&format!("target  {}  (a throw-away rsync daemon)", stage.url()))?;
+    say(&format!("target  {}  (a throw-away rsync daemon)", stage.address().display()))?;
     let started = clock::now();
     stage.start()?;
     let copied = interrupt

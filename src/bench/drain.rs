@@ -119,7 +119,7 @@ impl Drop for Drain {
 }
 
 fn run(queue: &Queue, stop: &AtomicBool) -> io::Result<Drained> {
-    let (began, worked) = (clock::now(), own_cpu());
+    let (began, worked) = (clock::now(), clock::thread_cpu());
     let mut drained = Drained::default();
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -133,15 +133,9 @@ fn run(queue: &Queue, stop: &AtomicBool) -> io::Result<Drained> {
         }
         std::thread::park_timeout(PAUSE);
     }
-    drained.cpu_ms = (own_cpu() - worked).as_secs_f64() * 1000.0;
+    drained.cpu_ms = (clock::thread_cpu() - worked).as_secs_f64() * 1000.0;
     drained.took_ms = (clock::now() - began).as_secs_f64() * 1000.0;
     Ok(drained)
-}
-
-/// Processor time of this thread so far.
-fn own_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 #[cfg(test)]

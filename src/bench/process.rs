@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use super::cpu::{self, Work};
 use super::patience::Interrupt;
 use crate::sys::child::{Ended, Reaper};
 use crate::sys::clock;
@@ -147,17 +148,9 @@ impl Process {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    /// Processor time of the processes of its group and of their children that have ended. Resolution: one tick,
-    /// 10 ms on nearly every kernel (proc_pid_stat(5)).
-    pub(super) fn cpu(&self) -> Duration {
-        let Ok(processes) = fs::read_dir("/proc") else { return Duration::ZERO };
-        let ticks = processes
-            .flatten()
-            .filter(|process| process.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
-            .filter_map(|process| fs::read(process.path().join("stat")).ok())
-            .filter_map(|stat| ticks_in(&String::from_utf8_lossy(&stat), self.group))
-            .sum::<u64>();
-        Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    /// What it and its children worked so far.
+    pub(super) fn work(&self) -> Work {
+        cpu::of(self.group)
     }
 }
 
@@ -165,14 +158,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// User and system time of a process and of its reaped children, from its `stat` line; `None` for other groups.
-fn ticks_in(stat: &str, group: u32) -> Option<u64> {
-    // The name stands in parentheses and may hold spaces and parentheses.
-    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();
-    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    (number(2)? == u64::from(group)).then(|| (11..15).filter_map(number).sum())
 }
 
 /// Removes everything in `directory`, not itself.
@@ -226,13 +211,5 @@ mod tests {
             Ok(fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default().is_empty())
         });
         assert!(gone.unwrap());
-    }
-
-    #[test]
-    fn ticks_are_those_of_the_group() {
-        let stat = "7 (a b) c) S 1 42 42 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0";
-        assert_eq!(ticks_in(stat, 42), Some(100));
-        assert_eq!(ticks_in(stat, 43), None);
-        assert_eq!(ticks_in("", 42), None);
     }
 }

@@ -1,7 +1,9 @@
-//! The stage: a scratch directory, a source, a target behind an rsync daemon, and whoever is measured between them.
+//! The stage: a scratch directory, a source, a target, and whoever is measured between them; beside that a source and a
+//! target of the same kind for what rsync can do alone.
 //!
 //! Invariant: when a [`Stage`] is dropped, its processes have ended and its directory is gone.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -11,25 +13,30 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::load::Load;
+use super::cpu::{self, Work};
+use super::limit::Call;
 use super::patience::Interrupt;
 use super::process::{self, Process};
+use super::relay::{Carried, Relay};
+use super::scenario::TargetKind;
 use super::subject::{KernelSettings, Place, Subject};
-use crate::lab::{Daemon, DaemonOptions};
-use crate::sys::child::memory_file;
+use crate::lab::{Daemon, DaemonOptions, MODULE};
 use crate::sys::clock;
 
 /// Until a subject has sent the first file after its start.
 const READY_MAX: Duration = Duration::from_secs(30);
 
-/// Until one rsync has sent a load.
-const RSYNC_MAX: Duration = Duration::from_secs(120);
+/// Until what shall be there before is copied.
+const COPY_MAX: Duration = Duration::from_secs(600);
 
 /// Until the subject has deleted the probes from the target.
 const EMPTY_MAX: Duration = Duration::from_secs(20);
 
 /// Nobody worked for this long: what went before is digested. Longer than the agent lets times of directories wait.
 const CALM: Duration = Duration::from_millis(1200);
+
+/// A warm rsync that has not worked for so long waits for its list, when the target is near.
+const WARM_REST: Duration = Duration::from_millis(40);
 
 /// Until it is calm; after that the run begins all the same.
 const CALM_MAX: Duration = Duration::from_secs(3);
@@ -69,17 +76,71 @@ impl Drop for Scratch {
     }
 }
 
+/// Who and what is on the stage.
+#[derive(Debug, Clone)]
+pub(super) struct Cast {
+    /// Who is measured.
+    pub(super) subject: Subject,
+    /// Its program.
+    pub(super) program: PathBuf,
+    /// What kind of target.
+    pub(super) kind: TargetKind,
+    /// A relay before the daemon, which counts, and is late by so much in each direction.
+    pub(super) relay: Option<Duration>,
+}
+
+/// A target, and how it is reached.
+#[derive(Debug)]
+pub(super) struct End {
+    relay: Option<Relay>,
+    daemon: Option<Daemon>,
+    directory: PathBuf,
+}
+
+impl End {
+    fn start(directory: PathBuf, scratch: &Path, cast: &Cast) -> anyhow::Result<Self> {
+        let daemon = match cast.kind {
+            TargetKind::Local => None,
+            TargetKind::Daemon | TargetKind::Stock => {
+                let options = DaemonOptions { nodelay: cast.kind == TargetKind::Daemon, ..DaemonOptions::default() };
+                Some(Daemon::start(&directory, scratch, &options).context("cannot start rsync --daemon")?)
+            }
+        };
+        let relay = match (&daemon, cast.relay) {
+            (Some(daemon), Some(delay)) => Some(Relay::start(daemon.port(), delay)?),
+            _ => None,
+        };
+        Ok(Self { relay, daemon, directory })
+    }
+
+    fn port(&self) -> u16 {
+        let daemon = self.daemon.as_ref().map_or(0, Daemon::port);
+        self.relay.as_ref().map_or(daemon, Relay::port)
+    }
+
+    /// As rsync takes it.
+    pub(super) fn address(&self) -> OsString {
+        if self.daemon.is_none() {
+            return self.directory.clone().into_os_string();
+        }
+        format!("rsync://127.0.0.1:{}/{MODULE}", self.port()).into()
+    }
+
+    /// The tree.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
 /// Everything that a run needs. The order of the fields is the order of the end.
 #[derive(Debug)]
 pub(super) struct Stage {
-    subject: Subject,
-    program: PathBuf,
+    cast: Cast,
     process: Option<Process>,
     _settings: KernelSettings,
-    daemon: Daemon,
-    limit_daemon: Daemon,
+    target: End,
+    limit: End,
     source: PathBuf,
-    target: PathBuf,
     limit_source: PathBuf,
     /// The subject does not empty the target, or takes too long over it.
     starts_anew: bool,
@@ -90,33 +151,24 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Sets the stage; the subject is not started yet.
-    pub(super) fn set(
-        subject: Subject,
-        program: PathBuf,
-        scratch: Scratch,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn set(cast: Cast, scratch: Scratch, interrupt: &Interrupt) -> anyhow::Result<Self> {
         let directory = |name: &str| -> io::Result<PathBuf> {
             let path = scratch.0.join(name);
             fs::create_dir(&path)?;
             Ok(path)
         };
-        let (source, target) = (directory("source")?, directory("target")?);
-        let (limit_source, limit_target) = (directory("limit-source")?, directory("limit-target")?);
-        let options = DaemonOptions { nodelay: true, ..DaemonOptions::default() };
-        let daemon = Daemon::start(&target, &scratch.0, &options).context("cannot start rsync --daemon")?;
-        let limit_daemon = Daemon::start(&limit_target, &scratch.0, &options).context("cannot start rsync --daemon")?;
+        let (source, limit_source) = (directory("source")?, directory("limit-source")?);
+        let target = End::start(directory("target")?, &scratch.0, &cast)?;
+        let limit = End::start(directory("limit-target")?, &scratch.0, &cast)?;
         Ok(Self {
-            subject,
-            program,
+            _settings: KernelSettings::before(cast.subject),
+            starts_anew: cast.subject != Subject::Agent,
+            cast,
             process: None,
-            _settings: KernelSettings::before(subject),
-            daemon,
-            limit_daemon,
-            source,
             target,
+            limit,
+            source,
             limit_source,
-            starts_anew: subject != Subject::Agent,
             starts: 0,
             interrupt: interrupt.clone(),
             scratch,
@@ -130,23 +182,55 @@ impl Stage {
 
     /// The tree that shall become the same.
     pub(super) fn target(&self) -> &Path {
-        &self.target
+        self.target.directory()
     }
 
-    /// The daemon's address.
-    pub(super) fn url(&self) -> String {
-        self.daemon.url()
+    /// The tree that one rsync sends.
+    pub(super) fn limit_source(&self) -> &Path {
+        &self.limit_source
+    }
+
+    /// Where one rsync sends it.
+    pub(super) fn limit_end(&self) -> &End {
+        &self.limit
+    }
+
+    /// How that is called.
+    pub(super) fn limit_call(&self) -> Call<'_> {
+        let rest = WARM_REST + self.cast.relay.unwrap_or_default() * 6;
+        Call { source: &self.limit_source, target: &self.limit, scratch: &self.scratch.0, rest }
+    }
+
+    /// For files beside the trees, on their file system.
+    pub(super) fn scratch(&self) -> &Path {
+        &self.scratch.0
+    }
+
+    /// For waits.
+    pub(super) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
+    }
+
+    /// The target's address.
+    pub(super) fn address(&self) -> OsString {
+        self.target.address()
+    }
+
+    /// What the relay before the target carried so far.
+    pub(super) fn carried(&self) -> Carried {
+        self.target.relay.as_ref().map(Relay::carried).unwrap_or_default()
     }
 
     /// Starts the subject. The agent is ready when it says so.
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
+        let address = self.target.address();
         let place =
-            Place { source: &self.source, url: &self.daemon.url(), port: self.daemon.port(), scratch: &self.scratch.0 };
-        let command = self.subject.command(&self.program, place)?;
+            Place { source: &self.source, address: &address, port: self.target.port(), scratch: &self.scratch.0 };
+        let command = self.cast.subject.command(&self.cast.program, place)?;
         self.starts += 1;
-        let log = self.scratch.0.join(format!("{}-{}.log", self.subject.name(), self.starts));
+        let log = self.scratch.0.join(format!("{}-{}.log", self.cast.subject.name(), self.starts));
         let mut process = Process::start(command, Stdio::null(), log)?;
-        if self.subject == Subject::Agent {
+        if self.cast.subject == Subject::Agent {
             let live = self.interrupt.until(READY_MAX, POLL, || {
                 let live = process.words().contains(LIVE);
                 process.check_alive()?;
@@ -158,48 +242,52 @@ impl Stage {
         Ok(())
     }
 
-    /// Makes the stage ready for a run: the subject works, and has nothing left to do.
+    /// Makes the stage ready for a run: the subject works, and has nothing left to do. Whether it was started anew, on trees that
+    /// hold what `first` has written into the source.
     ///
     /// An agent goes on where it is, and what earlier runs wrote stays: names are new in every run, and ext4 creates
     /// files up to twenty times more slowly for a while after many were deleted beside them (measured), which would be
     /// counted against whoever is measured.
-    pub(super) fn ready(&mut self) -> anyhow::Result<()> {
-        match &mut self.process {
-            Some(process) if !self.starts_anew => process.check_alive()?,
-            Some(_) | None => self.begin()?,
-        }
-        self.calm()
+    pub(super) fn ready(&mut self, first: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<bool> {
+        let anew = match &mut self.process {
+            Some(process) if !self.starts_anew => {
+                process.check_alive()?;
+                false
+            }
+            Some(_) | None => {
+                self.begin(first)?;
+                true
+            }
+        };
+        self.calm()?;
+        Ok(anew)
     }
 
-    /// Starts the subject on an empty stage.
-    fn begin(&mut self) -> anyhow::Result<()> {
+    /// Starts the subject on trees that are the same, with what `first` makes.
+    fn begin(&mut self, first: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
         self.process = None;
         process::clear(&self.source)?;
-        process::clear(&self.target)?;
+        process::clear(self.target.directory())?;
         if let Err(error) = fs::remove_dir_all(self.scratch.0.join("state"))
             && error.kind() != io::ErrorKind::NotFound
         {
             return Err(error.into());
         }
+        first(&self.source)?;
+        let mut copy = process::command("rsync");
+        // The slash: what is in it, not itself.
+        copy.arg("-a").arg(self.source.join("")).arg(self.target.directory());
+        Process::start(copy, Stdio::null(), self.scratch.0.join("copy.log"))?.finish(COPY_MAX, &self.interrupt)?;
         self.start()?;
         self.probe()
     }
 
-    fn is_emptied(&mut self, limit: Duration) -> anyhow::Result<bool> {
-        let process = self.process.as_mut();
-        let target = &self.target;
-        if let Some(process) = process {
-            process.check_alive()?;
-        }
-        self.interrupt.until(limit, POLL, || Ok(fs::read_dir(target)?.next().is_none()))
-    }
-
     /// Waits until the subject has not worked for a while: a script may have a backlog of its own last events.
-    fn calm(&self) -> anyhow::Result<()> {
-        let (mut worked, mut since) = (self.cpu(), clock::now());
+    pub(super) fn calm(&self) -> anyhow::Result<()> {
+        let (mut worked, mut since) = (self.work().all(), clock::now());
         self.interrupt.until(CALM_MAX, CALM / 12, || {
             let now = clock::now();
-            let so_far = self.cpu();
+            let so_far = self.work().all();
             if so_far != worked {
                 (worked, since) = (so_far, now);
             }
@@ -211,60 +299,52 @@ impl Stage {
     /// Sends single files until one arrives: no peer tells when it watches.
     fn probe(&mut self) -> anyhow::Result<()> {
         let deadline = clock::now() + READY_MAX;
-        let mut number = 0;
+        let mut names = Vec::new();
         loop {
-            number += 1;
-            let name = format!("probe-{number}");
+            let name = format!("probe-{}", names.len());
+            names.push(name.clone());
             fs::write(self.source.join(&name), &name)?;
-            let arrived =
-                self.interrupt.until(Duration::from_secs(2), POLL, || Ok(self.target.join(&name).exists()))?;
+            let target = self.target.directory();
+            let arrived = self.interrupt.until(Duration::from_secs(2), POLL, || Ok(target.join(&name).exists()))?;
             if arrived {
                 break;
             }
-            let Some(process) = &mut self.process else { anyhow::bail!("nobody is there to send it") };
-            process.check_alive()?;
+            self.check_alive()?;
             if clock::now() >= deadline {
-                anyhow::bail!("{} sent nothing in {READY_MAX:?}\n{}", self.subject.name(), process.last_words());
+                anyhow::bail!("{} sent nothing in {READY_MAX:?}\n{}", self.cast.subject.name(), self.last_words());
             }
         }
-        process::clear(&self.source)?;
-        if !self.is_emptied(EMPTY_MAX)? {
-            process::clear(&self.target)?;
+        for name in &names {
+            fs::remove_file(self.source.join(name))?;
+        }
+        self.check_alive()?;
+        let left = || names.iter().map(|name| self.target.directory().join(name)).filter(|path| path.exists());
+        if !self.interrupt.until(EMPTY_MAX, POLL, || Ok(left().next().is_none()))? {
+            left().try_for_each(fs::remove_file)?;
         }
         Ok(())
     }
 
+    /// An error with its last words when the subject has ended.
+    pub(super) fn check_alive(&mut self) -> anyhow::Result<()> {
+        match &mut self.process {
+            Some(process) => process.check_alive(),
+            None => anyhow::bail!("nobody is there to send it"),
+        }
+    }
+
     /// What the subject and its children have worked so far.
-    pub(super) fn cpu(&self) -> Duration {
-        self.process.as_ref().map_or(Duration::ZERO, Process::cpu)
+    pub(super) fn work(&self) -> Work {
+        self.process.as_ref().map_or_else(Work::default, Process::work)
+    }
+
+    /// What the target's daemon and its children have worked so far.
+    pub(super) fn daemon_work(&self) -> Duration {
+        self.target.daemon.as_ref().map_or(Duration::ZERO, |daemon| cpu::of(daemon.pid()).all())
     }
 
     /// The end of the subject's log.
     pub(super) fn last_words(&self) -> String {
         self.process.as_ref().map(Process::last_words).unwrap_or_default()
-    }
-
-    /// How long one rsync takes for each of `lists`, one after the other, when the files of `load` are there already:
-    /// what no agent that uses rsync can be faster than. Uses a source and a target of its own.
-    pub(super) fn limit(&self, load: &Load, lists: &[Vec<&[u8]>]) -> anyhow::Result<Vec<Duration>> {
-        load.write_at_once(&self.limit_source, &self.interrupt)?;
-        lists.iter().map(|names| self.one_rsync(names)).collect()
-    }
-
-    fn one_rsync(&self, names: &[&[u8]]) -> anyhow::Result<Duration> {
-        let mut list = Vec::new();
-        for name in names {
-            list.extend_from_slice(name);
-            list.push(0);
-        }
-        let mut command = process::command("rsync");
-        // `-r` again, since a list turns off the one that is in `-a` (rsync(1), --files-from).
-        command.args(["--sockopts=TCP_NODELAY", "-a", "-r", "--from0", "--files-from=-"]);
-        command.arg(&self.limit_source).arg(self.limit_daemon.url());
-        let stdin = Stdio::from(memory_file(&list)?);
-        let log = self.scratch.0.join("limit.log");
-        let started = clock::now();
-        let ended = Process::start(command, stdin, log)?.finish(RSYNC_MAX, &self.interrupt)?;
-        Ok(ended.duration_since(started))
     }
 }

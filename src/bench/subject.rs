@@ -1,5 +1,6 @@
 //! Who is measured: the agent or one of its peers, each set up the way its users set it up.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::process;
+use super::scenario::TargetKind;
 
 /// What keeps the target the same in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +28,9 @@ pub(super) enum Subject {
 pub(super) struct Place<'a> {
     /// The tree that changes.
     pub(super) source: &'a Path,
-    /// The daemon's module.
-    pub(super) url: &'a str,
-    /// Its port.
+    /// The target as rsync takes it: a daemon's module, or a directory.
+    pub(super) address: &'a OsStr,
+    /// Its port; of a daemon.
     pub(super) port: u16,
     /// For configuration, state and logs.
     pub(super) scratch: &'a Path,
@@ -62,6 +64,11 @@ impl Subject {
         }
     }
 
+    /// Whether it can be given such a target.
+    pub(super) fn takes(self, kind: TargetKind) -> bool {
+        self != Self::Sersync || kind != TargetKind::Local
+    }
+
     /// Its program, when it is installed.
     pub(super) fn program(self) -> Option<PathBuf> {
         match self {
@@ -72,22 +79,24 @@ impl Subject {
 
     /// Its command; what it needs is written into the scratch directory.
     pub(super) fn command(self, program: &Path, place: Place<'_>) -> io::Result<Command> {
-        let Place { source, url, port, scratch } = place;
+        let Place { source, address, port, scratch } = place;
         let mut command = process::command(program);
         match self {
             Self::Agent => {
-                command.arg0("fansync").arg("mirror").arg(source).arg(url);
+                command.arg0("fansync").arg("mirror").arg(source).arg(address);
+                // Clearing up after a run is no accident.
+                command.args(["--hold-over", "1000000000"]).arg("--state").arg(scratch.join("state"));
                 // Its log says when it is live, whatever level the user's shell asks for.
-                command.arg("--state").arg(scratch.join("state")).env_remove("RUST_LOG");
+                command.env_remove("FANSYNC_LOG").env_remove("RUST_LOG");
             }
             Self::Lsyncd => {
                 let configuration = scratch.join("lsyncd.lua");
-                fs::write(&configuration, lsyncd_text(source, url))?;
+                fs::write(&configuration, lsyncd_text(source, &address.to_string_lossy()))?;
                 command.arg("-nodaemon").arg(configuration);
             }
             Self::Script => {
                 command = process::command("bash");
-                command.args(["-c", SCRIPT, "inotifywait-loop"]).arg(source).arg(url);
+                command.args(["-c", SCRIPT, "inotifywait-loop"]).arg(source).arg(address);
             }
             Self::Sersync => {
                 let configuration = scratch.join("confxml.xml");

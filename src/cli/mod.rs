@@ -152,7 +152,9 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Explain(arguments) => control::explain(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Tune(arguments) => tune::tune(&arguments),
-        Command::Bench(arguments) => told(crate::bench::run(&arguments)),
+        Command::Bench(arguments) => {
+            arguments.check().map_err(Failure::Wrong).and_then(|()| told(crate::bench::run(&arguments)))
+        }
         Command::Demo => told(crate::bench::demo::run()),
     };
     match result {

@@ -54,6 +54,10 @@ const NAMES: inotify::WatchFlags = inotify::WatchFlags::CREATE
     .union(inotify::WatchFlags::DONT_FOLLOW)
     .union(inotify::WatchFlags::EXCL_UNLINK);
 
+/// As `NAMES`, and names that go.
+const NAMES_BOTH_WAYS: inotify::WatchFlags =
+    NAMES.union(inotify::WatchFlags::DELETE).union(inotify::WatchFlags::MOVED_FROM);
+
 impl Inotify {
     /// Makes an instance. The queue's size, `max_queued_events`, is fixed here for its whole life.
     ///
@@ -80,6 +84,14 @@ impl Inotify {
     /// [`WatchError`].
     pub fn add_name_watch(&self, directory: BorrowedFd<'_>) -> Result<Wd, WatchError> {
         self.add(directory, NAMES)
+    }
+
+    /// As [`Self::add_name_watch`], but names that go (deleted, moved away) are reported too.
+    ///
+    /// # Errors
+    /// [`WatchError`].
+    pub fn add_name_watch_both_ways(&self, directory: BorrowedFd<'_>) -> Result<Wd, WatchError> {
+        self.add(directory, NAMES_BOTH_WAYS)
     }
 
     fn add(&self, directory: BorrowedFd<'_>, mask: inotify::WatchFlags) -> Result<Wd, WatchError> {

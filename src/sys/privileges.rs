@@ -46,6 +46,20 @@ impl Privileges {
     }
 }
 
+/// The real and the effective user of this process.
+#[must_use]
+pub fn users() -> (u32, u32) {
+    (rustix::process::getuid().as_raw(), rustix::process::geteuid().as_raw())
+}
+
+/// The groups of this process: the effective one and the supplementary ones. Those that cannot be told are left out.
+#[must_use]
+pub fn groups() -> Vec<u32> {
+    let mut groups = vec![rustix::process::getegid().as_raw()];
+    groups.extend(rustix::process::getgroups().unwrap_or_default().into_iter().map(rustix::process::Gid::as_raw));
+    groups
+}
+
 /// The first namespace maps every user to itself.
 fn is_of_namespace(map: &str) -> bool {
     let fields: Vec<&str> = map.split_whitespace().collect();

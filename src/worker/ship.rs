@@ -1,5 +1,6 @@
 //! A draft on its way: has its paths looked at, makes its runs, says what is on the target now.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -12,11 +13,12 @@ use parking_lot::Mutex;
 use super::cause::Cause;
 use super::command::{self, Fence, Transport};
 use super::complaint::{Names, PathCause, Standing};
+use super::direct::{Direct, Share, Stopped};
 use super::outcome::{self, Applied, Exit, Run as Ended, Verdict};
 use super::run::{Finished, SHIM_NOT_RUN, Stop, Supervisor, Urgency};
 use super::shipment::{Shipment, Sights, is_above, nothing, probed, within};
 use crate::change::Draft;
-use crate::dispatch::{Conclusion, DeleteGuard, Pace, Report, Trouble, TroubleRemedy};
+use crate::dispatch::{Conclusion, DeleteGuard, Pace, Report, Reservation, Trouble, TroubleRemedy};
 use crate::path::RelPath;
 use crate::plan::{LinkTable, Risk, Run, RunKind};
 use crate::sys::child::{self, Inherited};
@@ -45,6 +47,8 @@ pub struct Shipper {
     pub guard: Arc<Mutex<DeleteGuard>>,
     /// Marks that may wait for the target.
     pub backlog: usize,
+    /// A local target gets plain files without rsync.
+    pub direct: bool,
 }
 
 /// What a shipper asks of its surroundings.
@@ -78,6 +82,11 @@ impl Shipper {
         let runs = std::mem::take(&mut shipment.runs);
         tracing::trace!(root = self.source.name, batch = draft.batch.0, marks = ?draft.marks, ?runs, "planned");
         for run in &runs {
+            let rest = match self.directly(run, &shipment, around) {
+                Ok(rest) => rest,
+                Err(trouble) => return nothing(trouble),
+            };
+            let Some(run) = rest.as_deref() else { continue };
             let verdict = match self.run_guarded(run, missing_args, &shipment, around) {
                 Ok(Guarded { verdict, held }) => {
                     if let Some(deletes) = held {
@@ -102,6 +111,64 @@ impl Shipper {
             }
         }
         shipment.finish()
+    }
+
+    /// Does what can be done without rsync; what is left of the run is rsync's.
+    fn directly<'r>(
+        &self,
+        run: &'r Run,
+        shipment: &Shipment,
+        around: &mut Surroundings<'_>,
+    ) -> Result<Option<Cow<'r, Run>>, Trouble> {
+        let (Location::Local(target), true) = (&self.transport.location, self.direct) else {
+            return Ok(Some(Cow::Borrowed(run)));
+        };
+        if !matches!(run.kind, RunKind::Points | RunKind::RootAttributes) {
+            return Ok(Some(Cow::Borrowed(run)));
+        }
+        self.source.check(clock::now()).map_err(held)?;
+        let reserved = self.reserve(run, shipment);
+        let direct = Direct {
+            source: &self.source,
+            target,
+            deletes: reserved.map_or(0, |(deletes, _)| deletes),
+            deadline: deadline(&self.transport, run.entries.len(), shipment.bytes),
+            go_on: &|| (around.urgency)() == Urgency::None,
+        };
+        let ended = direct.apply(run);
+        if let Some((_, reservation)) = reserved {
+            let (Ok(Share { deleted, .. }) | Err(Stopped { deleted })) = &ended;
+            self.guard.lock().settle(reservation, *deleted);
+        }
+        let share = ended.map_err(|Stopped { .. }| stopping())?;
+        tracing::debug!(
+            root = self.source.name,
+            target = %self.transport.location,
+            kind = ?run.kind,
+            entries = run.entries.len(),
+            done = share.count(),
+            deleted = share.deleted,
+            why = share.why.as_deref().unwrap_or_default(),
+            "done without rsync"
+        );
+        Ok(share.rest(run).map(Cow::Owned))
+    }
+
+    /// Has the deletes of a run admitted, if they are single names of which events told and all of them may go. The others
+    /// are counted on the target first, by rsync.
+    fn reserve(&self, run: &Run, shipment: &Shipment) -> Option<(u64, Reservation)> {
+        let Risk::AtMost(deletes @ 1..) = run.risk else { return None };
+        if self.source.keep || shipment.is_denied(run) {
+            return None;
+        }
+        let entries = self.source.reading().entries;
+        let mut guard = self.guard.lock();
+        let (admitted, reservation) = guard.admit(clock::now(), deletes, entries);
+        if !admitted {
+            guard.settle(reservation, 0);
+            return None;
+        }
+        Some((deletes, reservation))
     }
 
     /// Asks the target with an empty list; `None` when all is well.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::report::Failure;
 use crate::change::{CTIME_SLACK, SettleOptions};
 use crate::checkpoint;
-use crate::config::{Config, DeleteMode, RootConfig, TargetConfig, WatchBackend};
+use crate::config::{Config, DeleteMode, RSYNC_DEFAULT, RootConfig, TargetConfig, WatchBackend};
 use crate::daemon::{DeleteSetup, RootSetup, TargetSetup};
 use crate::dispatch::{DeleteGuard, Haste, HoldOver};
 use crate::filter::Filter;
@@ -216,6 +216,7 @@ fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> Ta
         lanes: target.lanes,
         large: target.large_file,
         backlog: usize::try_from(target.backlog).unwrap_or(usize::MAX),
+        direct: target.direct.unwrap_or(config.rsync.as_os_str() == RSYNC_DEFAULT),
     }
 }
 
@@ -247,6 +248,7 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
                 large: target.large,
                 guard: Arc::new(Mutex::new(DeleteGuard::new(root.deletes.hold_over))),
                 backlog: target.backlog,
+                direct: target.direct,
             };
             let mut around = Surroundings {
                 supervisor: &mut supervisor,

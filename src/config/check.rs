@@ -101,7 +101,7 @@ const DELETE: Keys = Keys { known: &["mode", "hold_over", "release_after"], late
 const HOLD_OVER: Keys = Keys { known: &["paths", "percent"], later: &[] };
 const SETTLE: Keys = Keys { known: &["quiet", "quiet_open", "max"], later: &[] };
 const TARGET: Keys = Keys {
-    known: &["name", "url", "password_file", "lanes", "timeout", "connect_timeout", "large_file", "backlog"],
+    known: &["name", "url", "password_file", "lanes", "timeout", "connect_timeout", "large_file", "backlog", "direct"],
     later: &["bandwidth"],
 };
 
@@ -227,6 +227,14 @@ impl Checker<'_> {
         }
         if let Some(backlog) = section.get("backlog").and_then(|value| self.number(value, BACKLOG)) {
             target.backlog = backlog;
+        }
+        if let Some(value) = section.get("direct") {
+            let mut direct = true;
+            self.boolean(&section, "direct", &mut direct);
+            target.direct = Some(direct);
+            if matches!(target.location, Location::Daemon(_)) {
+                self.complain(value, "only a local directory gets files without rsync", Some("remove it"));
+            }
         }
         target
     }
@@ -843,6 +851,7 @@ roots:
         large_file: 64MiB
         backlog: 1000
       - url: /mnt/copy
+        direct: false
   - name: 2024
     path: /srv/x
     targets: [{name: null-island, url: "rsync://[::1]:8730/x"}]
@@ -890,7 +899,8 @@ roots:
         www.connect_timeout = Duration::from_secs(5);
         www.large_file = 64 << 20;
         www.backlog = 1_000;
-        let copy = TargetConfig::new("copy", Location::Local("/mnt/copy".into()));
+        let mut copy = TargetConfig::new("copy", Location::Local("/mnt/copy".into()));
+        copy.direct = Some(false);
         let mut first = RootConfig::new("www", "/data/www", vec![www, copy]);
         first.watch = WatchBackend::Inotify;
         first.filters = vec![b"- *.tmp".to_vec(), b"+ /keep/***".to_vec()];
@@ -1028,6 +1038,11 @@ roots:
         check(&with("", "large_file: 8388608"), "has no unit");
         check(&with("", "large_file: 2TiB"), "write 4KiB to 1TiB");
         check(&with("", "backlog: 999"), "out of range; write a whole number from 1000 to 10000000");
+        check(
+            &with("", "direct: true"),
+            "6:13: roots[0].targets[0].direct: only a local directory gets files without rsync",
+        );
+        check("roots:\n- path: /data\n  targets: [{url: /t, direct: yes}]\n", "write true");
         check(&with("", "password_file: etc/x"), "is not an absolute path");
         check(&with("", "pasword_fiel: x"), "did you mean 'password_file'?");
     }

@@ -73,6 +73,8 @@ struct Target {
     connect_timeout: String,
     large_file: String,
     backlog: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    direct: Option<bool>,
 }
 
 impl Config {
@@ -144,6 +146,7 @@ fn target(target: &TargetConfig) -> Target {
         connect_timeout: duration_text(target.connect_timeout),
         large_file: size_text(target.large_file),
         backlog: target.backlog,
+        direct: target.direct,
     }
 }
 
@@ -253,16 +256,20 @@ mod tests {
                 }),
         ];
         let numbers = (LANES, 1..=3_600u64, 1..=3_600u64, LARGE_FILE, BACKLOG);
-        (name(), location, proptest::option::of(path("/etc")), numbers).prop_map(
-            |(name, location, password_file, (lanes, timeout, connect_timeout, large_file, backlog))| TargetConfig {
-                password_file: password_file.filter(|_| matches!(location, Location::Daemon(_))),
-                name,
-                location,
-                lanes,
-                timeout: Duration::from_secs(timeout),
-                connect_timeout: Duration::from_secs(connect_timeout),
-                large_file,
-                backlog,
+        let direct = proptest::option::of(any::<bool>());
+        (name(), location, proptest::option::of(path("/etc")), numbers, direct).prop_map(
+            |(name, location, password_file, (lanes, timeout, connect_timeout, large_file, backlog), direct)| {
+                TargetConfig {
+                    direct: direct.filter(|_| matches!(location, Location::Local(_))),
+                    password_file: password_file.filter(|_| matches!(location, Location::Daemon(_))),
+                    name,
+                    location,
+                    lanes,
+                    timeout: Duration::from_secs(timeout),
+                    connect_timeout: Duration::from_secs(connect_timeout),
+                    large_file,
+                    backlog,
+                }
             },
         )
     }

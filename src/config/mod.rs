@@ -206,6 +206,10 @@ pub struct TargetConfig {
     pub large_file: u64,
     /// Marks that are kept for this target before they are widened. Range: [`BACKLOG`]. Default: 200,000.
     pub backlog: u32,
+    /// Files, symlinks and directories are put in place by the agent itself, in a millisecond, and rsync is run for the rest
+    /// only; local targets only. Default: yes, where `rsync` is [`RSYNC_DEFAULT`]; whoever names another program may mean
+    /// it to see everything.
+    pub direct: Option<bool>,
 }
 
 impl Default for Config {
@@ -268,6 +272,7 @@ impl TargetConfig {
             connect_timeout: Duration::from_secs(10),
             large_file: 8 << 20,
             backlog: 200_000,
+            direct: None,
         }
     }
 }

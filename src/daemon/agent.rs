@@ -106,6 +106,8 @@ pub struct TargetSetup {
     pub large: u64,
     /// Marks kept while it is away, before they widen.
     pub backlog: usize,
+    /// A local target gets plain files without rsync.
+    pub direct: bool,
 }
 
 /// Why an agent could not start, or ended by itself.
@@ -477,6 +479,7 @@ fn start_root(
                     large: target.large,
                     guard: Arc::clone(&guard),
                     backlog: target.backlog,
+                    direct: target.direct,
                 },
                 links: Arc::clone(&search),
             };

@@ -19,6 +19,7 @@ mod compare;
 mod control;
 mod degraded;
 mod deletes;
+mod direct;
 mod failures;
 mod faults;
 mod fifo;

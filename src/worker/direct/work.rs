@@ -1,5 +1,6 @@
 //! One run on a local target.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -135,9 +136,9 @@ impl<'a> Work<'a> {
         let root = self.job.source.root.as_fd();
         let source = files::open_place(root, path)?;
         for directory in with_ancestors(path) {
-            if !self.above.contains_key(&directory) {
-                let details = files::details_of(files::open_place(root, &directory)?)?;
-                self.above.insert(directory, details);
+            if let Entry::Vacant(vacant) = self.above.entry(directory) {
+                let details = files::details_of(files::open_place(root, vacant.key())?)?;
+                vacant.insert(details);
             }
         }
         let target = files::open_place(self.top.as_fd(), path)?;

@@ -134,7 +134,7 @@ fn make_source(tree: &Path) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     touch(&add("t4", b"4"), 10_000_000_000, 7);
     touch(&add("over_link", b"a file"), 9, 9);
     add("over_fifo", b"a file");
-    add("over_file", b"new");
+    add("over_file", b"newer");
     touch(&add("same", b"same"), 77, 77);
     touch(&add("almost", b"same"), 77, 77);
     add("ro/f", b"f");

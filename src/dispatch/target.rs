@@ -461,7 +461,7 @@ impl TargetState {
         rng: &mut fastrand::Rng,
         notices: &mut Vec<Notice>,
     ) {
-        let mut failed: std::collections::HashMap<RelPath, FailedMark> =
+        let mut failed: std::collections::BTreeMap<RelPath, FailedMark> =
             failed.into_iter().map(|failed| (failed.path.clone(), failed)).collect();
         let attempts = self.changes.attempts(batch);
         let mut refusal = Refusal {
@@ -491,7 +491,8 @@ impl TargetState {
     ) {
         let target = self.id;
         let since = self.changes.first_of(batch).unwrap_or(now.instant);
-        let mut failed: std::collections::HashMap<RelPath, FailedMark> =
+        // In order, because what is left of it becomes marks: the simulation must do the same again.
+        let mut failed: std::collections::BTreeMap<RelPath, FailedMark> =
             failed.into_iter().map(|failed| (failed.path.clone(), failed)).collect();
         let attempts = self.changes.attempts(batch);
         let mut refusal = Refusal {

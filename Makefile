@@ -65,7 +65,7 @@ release: tools
 	$(CARGO) build --release
 
 tools:
-	@scripts/install-test-tools.sh rsync
+	@scripts/install-test-tools.sh rsync ssh sshd
 
 # Without them the grounds that need them are skipped.
 ground-tools:

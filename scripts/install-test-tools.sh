@@ -12,6 +12,8 @@ package_of() {
         mkfs.ext4) echo e2fsprogs ;;
         mkfs.xfs) echo xfsprogs ;;
         mkfs.btrfs) echo btrfs-progs ;;
+        ssh) if command -v dnf >/dev/null; then echo openssh-clients; else echo openssh-client; fi ;;
+        sshd) echo openssh-server ;;
         *) echo "$1" ;;
     esac
 }

@@ -1,7 +1,7 @@
-//! Where a root is sent: a local directory or a module of an rsync daemon.
+//! Where a root is sent: a local directory, a module of an rsync daemon, or a directory of another machine by ssh.
 //!
-//! Grammar (rsync(1), "ACCESS VIA RSYNC DAEMON"): `rsync://[user@]host[:port]/module[/sub]`, `[user@]host::module[/sub]`,
-//! or a local directory. `[user@]host:path` means ssh; it is recognised so that it can be refused by name.
+//! Grammar (rsync(1)): `rsync://[user@]host[:port]/module[/sub]`, `[user@]host::module[/sub]`, `[user@]host:path` for ssh,
+//! or a local directory. An IPv6 address stands in brackets.
 
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -21,6 +21,8 @@ pub enum Location {
     Local(PathBuf),
     /// A module of an rsync daemon.
     Daemon(DaemonAddress),
+    /// A directory of another machine, where ssh starts an rsync.
+    Ssh(SshAddress),
 }
 
 /// The parts of `rsync://[user@]host[:port]/module[/sub]`.
@@ -36,6 +38,89 @@ pub struct DaemonAddress {
     pub module: String,
     /// Path inside the module, without slashes at either end; empty for the module's root.
     pub sub: Vec<u8>,
+}
+
+/// The parts of `[user@]host:path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshAddress {
+    /// Who logs in there; without one ssh decides.
+    pub user: Option<String>,
+    /// A name, an address (IPv6 without its brackets) or an alias of ssh_config(5).
+    pub host: String,
+    /// TCP port, 1..=65535; without one ssh decides. Not part of the spelling: a key of the configuration.
+    pub port: Option<u16>,
+    /// Absolute, or relative to the home directory there. Neither empty nor that directory itself; no `..`, no slash at its
+    /// end.
+    pub path: Vec<u8>,
+}
+
+/// What ssh is told besides the host. Everything else is in its own configuration files, which apply.
+#[derive(Debug, Clone, PartialEq, Eq, Default, PartialOrd, Ord, Hash)]
+pub struct SshOptions {
+    /// The private key, an absolute path; no other key is offered then.
+    pub identity_file: Option<PathBuf>,
+    /// Host keys, instead of those in the user's `known_hosts`; an absolute path.
+    pub known_hosts: Option<PathBuf>,
+    /// `KEY=VALUE` as for ssh's `-o`.
+    pub options: Vec<String>,
+}
+
+/// Why something cannot be told to ssh.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SshOptionError {
+    /// Not of the form `KEY=VALUE`.
+    #[error("'{0}' is not an option of ssh: write KEY=VALUE, as in ssh_config(5)")]
+    Form(String),
+    /// An option that decides how fansync and ssh work together.
+    #[error("'{0}' is for fansync to set")]
+    Ours(String),
+    /// ssh would read something else in a path.
+    #[error("a path for ssh must not hold quotes, backslashes, control characters or '${{'")]
+    Path,
+}
+
+/// In lower case.
+const OURS: [&str; 13] = [
+    "batchmode",
+    "clearallforwardings",
+    "controlmaster",
+    "controlpath",
+    "controlpersist",
+    "escapechar",
+    "forkafterauthentication",
+    "localcommand",
+    "permitlocalcommand",
+    "remotecommand",
+    "requesttty",
+    "sessiontype",
+    "stdinnull",
+];
+
+impl SshOptions {
+    /// Whether an option may be given.
+    ///
+    /// # Errors
+    /// [`SshOptionError::Form`] or [`SshOptionError::Ours`].
+    pub fn check_option(text: &str) -> Result<(), SshOptionError> {
+        let key = text.split_once('=').map(|(key, _)| key).filter(|key| !key.is_empty());
+        match key {
+            Some(key) if OURS.contains(&key.to_ascii_lowercase().as_str()) => Err(SshOptionError::Ours(key.to_owned())),
+            Some(key) if key.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !text.contains(char::is_control) => {
+                Ok(())
+            }
+            Some(_) | None => Err(SshOptionError::Form(text.to_owned())),
+        }
+    }
+
+    /// Whether ssh can be told a path.
+    ///
+    /// # Errors
+    /// [`SshOptionError::Path`].
+    pub fn check_path(path: &Path) -> Result<(), SshOptionError> {
+        let bytes = path.as_os_str().as_bytes();
+        let odd = |byte: &u8| byte.is_ascii_control() || b"\"'\\".contains(byte);
+        if bytes.iter().any(odd) || find(bytes, b"${").is_some() { Err(SshOptionError::Path) } else { Ok(()) }
+    }
 }
 
 /// Why a text is not a target.
@@ -62,11 +147,19 @@ pub enum TargetError {
     /// `..` or an empty component in the path inside the module.
     #[error("the path inside the module must not hold '..' or empty components")]
     Sub,
-    /// `host:path`.
-    #[error("ssh targets (host:path) are not supported yet: use an rsync daemon or a local directory")]
-    Ssh,
+    /// `host:` and the like.
+    #[error(
+        "the directory is missing: a mirror of the home directory itself would delete its .ssh; write host:directory"
+    )]
+    SshPath,
+    /// `..` or an empty component in the path of an ssh target.
+    #[error("the path behind the host must not hold '..' or empty components")]
+    SshSub,
+    /// A user of an ssh target that ssh, or rsync, would take for something else.
+    #[error("'{0}' is not a user's name")]
+    User(String),
     /// `http://` and the like.
-    #[error("'{0}://' is not supported: use rsync://host/module or a local directory")]
+    #[error("'{0}://' is not supported: use rsync://host/module, host:directory (ssh) or a local directory")]
     Scheme(String),
     /// A host, user or module that is not UTF-8, or a NUL byte.
     #[error("host, user and module must be plain text")]
@@ -94,11 +187,11 @@ impl Location {
             return Err(TargetError::Scheme(String::from_utf8_lossy(&bytes[..at]).into_owned()));
         }
         let first_slash = bytes.iter().position(|byte| *byte == b'/').unwrap_or(bytes.len());
-        if let Some(colon) = bytes[..first_slash].iter().position(|byte| *byte == b':') {
+        if let Some(colon) = host_end(&bytes[..first_slash]) {
             if bytes[colon..].starts_with(b"::") {
                 return parse_double_colon(&bytes[..colon], &bytes[colon + 2..]).map(Self::Daemon);
             }
-            return Err(TargetError::Ssh);
+            return parse_ssh(&bytes[..colon], &bytes[colon + 1..]).map(Self::Ssh);
         }
         Ok(Self::Local(here.join(std::ffi::OsStr::from_bytes(bytes))))
     }
@@ -109,6 +202,7 @@ impl Location {
         let mut bytes = match self {
             Self::Local(path) => path.as_os_str().as_bytes().to_vec(),
             Self::Daemon(address) => address.url(),
+            Self::Ssh(address) => address.spelling(),
         };
         if bytes.last() != Some(&b'/') {
             bytes.push(b'/');
@@ -142,9 +236,38 @@ impl DaemonAddress {
     }
 }
 
+impl SshAddress {
+    /// As it is written, without the port.
+    #[must_use]
+    pub fn spelling(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let Some(user) = &self.user {
+            bytes.extend_from_slice(user.as_bytes());
+            bytes.push(b'@');
+        }
+        if self.host.contains(':') {
+            bytes.extend_from_slice(format!("[{}]", self.host).as_bytes());
+        } else {
+            bytes.extend_from_slice(self.host.as_bytes());
+        }
+        bytes.push(b':');
+        if self.path.starts_with(b"-") || self.path.starts_with(b":") {
+            // No option of the rsync there, and no module of a daemon.
+            bytes.extend_from_slice(b"./");
+        }
+        bytes.extend_from_slice(&self.path);
+        bytes
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Ssh(address) => {
+                write!(f, "{}", crate::path::escaped(&address.spelling()))?;
+                // Two ports are two machines.
+                address.port.map_or(Ok(()), |port| write!(f, " port {port}"))
+            }
             Self::Local(path) => write!(f, "{}", crate::path::escaped(path.as_os_str().as_bytes())),
             Self::Daemon(address) => write!(f, "{}", crate::path::escaped(&address.url())),
         }
@@ -178,6 +301,55 @@ fn parse_url(rest: &[u8]) -> Result<DaemonAddress, TargetError> {
     finish(user, host, port, rest.get(slash + 1..).unwrap_or_default())
 }
 
+/// The colon behind a host, which may be an address in brackets behind a user: found as rsync does (`parse_hostspec`).
+fn host_end(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    let mut host = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b':' => return Some(at),
+            b'@' => host = at + 1,
+            b'[' if at == host => {
+                if let Some(length) = bytes[at..].iter().position(|byte| *byte == b']')
+                    && bytes[at + length..].starts_with(b"]:")
+                    // A module of a daemon whose host is in brackets has no such spelling.
+                    && !bytes[at + length..].starts_with(b"]::")
+                {
+                    return Some(at + length + 1);
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+fn parse_ssh(left: &[u8], path: &[u8]) -> Result<SshAddress, TargetError> {
+    let (user, host) = split_user(left)?;
+    let host = match host.strip_prefix('[') {
+        Some(inner) => inner.strip_suffix(']').ok_or(TargetError::Host(host.clone()))?.to_owned(),
+        None => host,
+    };
+    check_host(&host)?;
+    if let Some(user) = &user
+        && (user.is_empty() || user.starts_with('-') || user.chars().any(|c| c.is_whitespace() || c.is_control()))
+    {
+        return Err(TargetError::User(user.clone()));
+    }
+    let mut path = path.strip_suffix(b"/").unwrap_or(path);
+    while let Some(rest) = path.strip_prefix(b"./") {
+        path = rest;
+    }
+    if matches!(path, b"" | b".") {
+        return Err(TargetError::SshPath);
+    }
+    // The rest is for the other machine to understand.
+    let relative = path.strip_prefix(b"/").unwrap_or(path);
+    crate::path::RelPath::parse(relative).map_err(|_| TargetError::SshSub)?;
+    Ok(SshAddress { user, host, port: None, path: path.to_vec() })
+}
+
 fn parse_double_colon(left: &[u8], module_path: &[u8]) -> Result<DaemonAddress, TargetError> {
     let (user, host) = split_user(left)?;
     finish(user, host, DAEMON_PORT, module_path)
@@ -192,13 +364,18 @@ fn split_user(bytes: &[u8]) -> Result<(Option<String>, String), TargetError> {
     }
 }
 
-fn finish(user: Option<String>, host: String, port: u16, module_path: &[u8]) -> Result<DaemonAddress, TargetError> {
+fn check_host(host: &str) -> Result<(), TargetError> {
     if host.is_empty() {
         return Err(TargetError::NoHost);
     }
     if host.starts_with('-') || host.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(TargetError::Host(host));
+        return Err(TargetError::Host(host.to_owned()));
     }
+    Ok(())
+}
+
+fn finish(user: Option<String>, host: String, port: u16, module_path: &[u8]) -> Result<DaemonAddress, TargetError> {
+    check_host(&host)?;
     let (module, sub) = match module_path.iter().position(|byte| *byte == b'/') {
         Some(slash) => (&module_path[..slash], &module_path[slash + 1..]),
         None => (module_path, &b""[..]),
@@ -231,6 +408,16 @@ mod tests {
         check("/srv/data", "/srv/data/");
         check("data", "/here/data/");
         check("./a:b", "/here/./a:b/");
+        check("web17:/srv/www/", "web17:/srv/www/");
+        check("bob@web17:data/a b", "bob@web17:data/a b/");
+        check("web17:./data", "web17:data/");
+        check("web17:-x", "web17:./-x/");
+        check("web17:./:x", "web17:./:x/");
+        check("[::1]:@/t", "[::1]:@/t/");
+        check("web17:a@b:c", "web17:a@b:c/");
+        check("web17:a:b::c", "web17:a:b::c/");
+        check("[::1]:/srv", "[::1]:/srv/");
+        check("bob@[fe80::1%eth0]:srv", "bob@[fe80::1%eth0]:srv/");
     }
 
     #[test]
@@ -247,8 +434,50 @@ mod tests {
         check("rsync://host/mod/../x", TargetError::Sub);
         check("rsync://-oProxy/mod", TargetError::Host("-oProxy".into()));
         check("http://host/mod", TargetError::Scheme("http".into()));
-        check("host:/data", TargetError::Ssh);
+        check("host:", TargetError::SshPath);
+        check("host:./", TargetError::SshPath);
+        check("host:/", TargetError::SshPath);
+        check("host:a/../b", TargetError::SshSub);
+        check("host:../b", TargetError::SshSub);
+        check("host://a", TargetError::Scheme("host".into()));
+        check("host:a//b", TargetError::SshSub);
+        check("-oProxyCommand=x:/data", TargetError::Host("-oProxyCommand=x".into()));
+        check("u@-x:/data", TargetError::Host("-x".into()));
+        check("-l@host:/data", TargetError::User("-l".into()));
+        check("@host:/data", TargetError::User(String::new()));
+        check("ho st:/data", TargetError::Host("ho st".into()));
+        check(":/data", TargetError::NoHost);
         check("host::", TargetError::NoModule);
         check("::mod", TargetError::NoHost);
+    }
+
+    #[test]
+    fn a_port_makes_another_location_and_is_shown() {
+        let Ok(Location::Ssh(address)) = parse("bob@web17:data") else { panic!() };
+        let with_port = Location::Ssh(SshAddress { port: Some(2222), ..address });
+        assert_eq!(with_port.to_string(), "bob@web17:data port 2222");
+        assert_eq!(with_port.argument(), "bob@web17:data/");
+        assert_ne!(Ok(with_port), parse("bob@web17:data"));
+    }
+
+    #[test]
+    fn options_of_ssh_that_are_ours_and_paths_that_it_would_read_otherwise_are_refused() {
+        let check = |text: &str, expected: Result<(), SshOptionError>| {
+            assert_eq!(SshOptions::check_option(text), expected, "{text}");
+        };
+        check("ProxyJump=bastion", Ok(()));
+        check("Ciphers=aes128-gcm@openssh.com,a b", Ok(()));
+        check("ProxyJump", Err(SshOptionError::Form("ProxyJump".into())));
+        check("=x", Err(SshOptionError::Form("=x".into())));
+        check("-oProxyJump=x", Err(SshOptionError::Form("-oProxyJump=x".into())));
+        check("Proxy Jump=x", Err(SshOptionError::Form("Proxy Jump=x".into())));
+        check("A=x\ny", Err(SshOptionError::Form("A=x\ny".into())));
+        check("CONTROLPATH=/x", Err(SshOptionError::Ours("CONTROLPATH".into())));
+        for path in ["/a b", "/50%", "/~x", "/$x"] {
+            assert_eq!(SshOptions::check_path(Path::new(path)), Ok(()), "{path}");
+        }
+        for path in ["/a\"", "/a'b", "/a\\b", "/a\nb", "/${HOME}"] {
+            assert_eq!(SshOptions::check_path(Path::new(path)), Err(SshOptionError::Path), "{path}");
+        }
     }
 }

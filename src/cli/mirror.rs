@@ -8,19 +8,22 @@ use super::preflight::{self, Answer};
 use super::report::Failure;
 use super::serve;
 use crate::config::{Config, DeleteMode, HoldOver, RootConfig, TargetConfig, Tunables, WatchBackend};
-use crate::target::Location;
+use crate::target::{Location, SshOptions};
 
 /// Arguments of `mirror`.
 #[derive(Debug, clap::Args)]
 pub struct MirrorArguments {
     /// The directory to mirror
     source: PathBuf,
-    /// Where to: DIR, rsync://[user@]host[:port]/module[/sub] or host::module[/sub]
+    /// Where to: DIR, rsync://[user@]host[:port]/module[/sub], host::module[/sub] or, by ssh, [user@]host:DIR
     #[arg(required = true)]
     targets: Vec<OsString>,
     /// File with the daemon's password on its first line (mode 0600)
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// Option for ssh, as in ssh_config(5), such as Port=2222 or IdentityFile=/path; may be repeated, for all ssh targets
+    #[arg(long = "ssh-option", value_name = "KEY=VALUE", value_parser = ssh_option)]
+    ssh_options: Vec<String>,
     /// Filter rule in rsync's syntax, such as '- *.tmp'; may be repeated, the first match wins
     #[arg(long = "filter", value_name = "RULE", allow_hyphen_values = true)]
     filters: Vec<OsString>,
@@ -129,6 +132,9 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
                 if matches!(location, Location::Daemon(_)) {
                     target.password_file.clone_from(&arguments.password_file);
                 }
+                if matches!(location, Location::Ssh(_)) {
+                    target.ssh = SshOptions { options: arguments.ssh_options.clone(), ..SshOptions::default() };
+                }
                 target.lanes = arguments.lanes;
                 target.timeout = std::time::Duration::from_secs(arguments.timeout);
                 targets.push(target);
@@ -166,6 +172,10 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
         Config { state_dir, tunables: Tunables::default(), rsync: arguments.rsync.clone(), ..Config::default() };
     config.roots.push(root);
     Ok(config)
+}
+
+fn ssh_option(text: &str) -> Result<String, crate::target::SshOptionError> {
+    SshOptions::check_option(text).map(|()| text.to_owned())
 }
 
 /// The state folder of a source and its targets: the same command line finds the same folder.

@@ -130,6 +130,7 @@ fn argument_of(key: &str) -> &str {
         Some("path") => "source",
         Some("url") => "target",
         Some("password_file") => "--password-file",
+        Some("identity_file" | "known_hosts") => "--ssh-option",
         Some(_) | None => key,
     }
 }
@@ -212,6 +213,9 @@ fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> Ta
             timeout: target.timeout,
             connect_timeout: target.connect_timeout,
             one_file_system: root.one_file_system,
+            ssh: target.ssh.clone(),
+            // Made by the agent; whoever only asks connects by itself.
+            control: None,
         },
         lanes: target.lanes,
         large: target.large_file,

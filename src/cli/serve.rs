@@ -85,7 +85,7 @@ pub fn serve(roots: Vec<RootSetup>, state: Option<&Path>, allowance: Allowance, 
         anyhow::Error::from(error).context(format!("cannot make the control socket in {shown}"))
     })?;
     let checkpoint = state.and_then(|state| open_checkpoint(state, &roots));
-    let mut agent = Agent::start(roots, seed, checkpoint, &Arc::new(allowance), usize::from(processes))?;
+    let mut agent = Agent::start(roots, seed, checkpoint, &Arc::new(allowance), usize::from(processes), state)?;
     if let Some(Err(error)) = socket.map(|socket| agent.open_control(socket)) {
         agent.stop();
         agent.kill();

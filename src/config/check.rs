@@ -9,12 +9,12 @@ use super::complaint::{COMPLAINTS_MAX, one_line, quoted};
 use super::raw::{self, Kind, Node};
 use super::{
     BACKLOG, HOLD_OVER_PATHS, LANES, LARGE_FILE, NAME_LENGTH_MAX, PERCENT, PROCESSES, QUIET, QUIET_OPEN_NFS,
-    RELEASE_AFTER, SETTLE_MAX, SHARD_DEPTH, SHARDS, TARGETS_MAX, TIMEOUT,
+    RELEASE_AFTER, SETTLE_MAX, SHARD_DEPTH, SHARDS, SSH_PORT, TARGETS_MAX, TIMEOUT,
 };
 use super::{
     Complaint, Config, ConfigErrors, Delete, DeleteMode, Positions, RootConfig, Settle, TargetConfig, WatchBackend,
 };
-use crate::target::Location;
+use crate::target::{Location, SshOptions};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::RangeInclusive;
@@ -101,9 +101,22 @@ const DELETE: Keys = Keys { known: &["mode", "hold_over", "release_after"], late
 const HOLD_OVER: Keys = Keys { known: &["paths", "percent"], later: &[] };
 const SETTLE: Keys = Keys { known: &["quiet", "quiet_open", "max"], later: &[] };
 const TARGET: Keys = Keys {
-    known: &["name", "url", "password_file", "lanes", "timeout", "connect_timeout", "large_file", "backlog", "direct"],
+    known: &[
+        "name",
+        "url",
+        "password_file",
+        "ssh",
+        "lanes",
+        "timeout",
+        "connect_timeout",
+        "large_file",
+        "backlog",
+        "direct",
+    ],
     later: &["bandwidth"],
 };
+
+const SSH: Keys = Keys { known: &["port", "identity_file", "known_hosts", "options"], later: &[] };
 
 const NAME_HINT: &str = "a name is made of A-Z a-z 0-9 _ . -";
 
@@ -190,23 +203,39 @@ impl Checker<'_> {
                     target.location = location;
                 }
             }
-            None => self.complain_missing(&section, "url", "give rsync://host/module or a local directory"),
+            None => {
+                self.complain_missing(&section, "url", "give rsync://host/module, host:directory or a local directory")
+            }
         }
         let (unknown, from_location) = match &target.location {
             Location::Local(path) => {
                 (path.as_os_str().is_empty(), path.file_name().map(|name| name.to_string_lossy().into_owned()))
             }
             Location::Daemon(address) => (false, Some(address.host.clone())),
+            Location::Ssh(address) => (false, Some(address.host.clone())),
         };
         target.name = self.name(&section, "url", unknown, from_location);
         if let Some(value) = section.get("password_file") {
             target.password_file = self.absolute_path(value);
-            if matches!(target.location, Location::Local(_)) && !unknown {
-                self.complain(
-                    value,
-                    "only rsync daemons ask for a password, and this target is local",
-                    Some("remove it"),
-                );
+            let other = match &target.location {
+                Location::Local(_) => Some("this target is local"),
+                Location::Ssh(_) => Some("this target is reached by ssh"),
+                Location::Daemon(_) => None,
+            };
+            if let Some(other) = other.filter(|_| !unknown) {
+                let what = format!("only rsync daemons ask for a password, and {other}");
+                self.complain(value, what, Some("remove it"));
+            }
+        }
+        if let Some(value) = section.get("ssh") {
+            match &mut target.location {
+                Location::Ssh(address) => {
+                    let port;
+                    (port, target.ssh) = self.ssh(value);
+                    address.port = port;
+                }
+                _ if unknown => {}
+                _ => self.complain(value, "is for targets like host:directory only", Some("remove it")),
             }
         }
         if let Some(lanes) = section.get("lanes").and_then(|value| self.number(value, LANES)) {
@@ -237,6 +266,29 @@ impl Checker<'_> {
             }
         }
         target
+    }
+
+    fn ssh(&mut self, value: &Value<'_>) -> (Option<u16>, SshOptions) {
+        let mut ssh = SshOptions::default();
+        let Some(section) = self.section(value, &SSH) else { return (None, ssh) };
+        let port = section.get("port").and_then(|value| self.number(value, SSH_PORT));
+        for (name, field) in [("identity_file", &mut ssh.identity_file), ("known_hosts", &mut ssh.known_hosts)] {
+            let Some(value) = section.get(name) else { continue };
+            *field = self.absolute_path(value);
+            if let Some(Err(error)) = field.as_deref().map(SshOptions::check_path) {
+                self.complain(value, error.to_string(), Some("give the file another name"));
+            }
+        }
+        if let Some(value) = section.get("options") {
+            for item in self.items(value).unwrap_or_default() {
+                let Some(text) = self.text(&item) else { continue };
+                match SshOptions::check_option(text) {
+                    Ok(()) => ssh.options.push(text.to_owned()),
+                    Err(error) => self.complain(&item, one_line(&error.to_string()), None),
+                }
+            }
+        }
+        (port, ssh)
     }
 
     fn noisy(&mut self, value: &Value<'_>, root: &Path) -> Vec<PathBuf> {
@@ -740,6 +792,18 @@ fn place(location: &Location) -> Option<PathBuf> {
             let sub = std::ffi::OsStr::from_bytes(&address.sub);
             Some([host.as_ref(), address.module.as_ref(), sub].iter().filter(|part| !part.is_empty()).collect())
         }
+        Location::Ssh(address) => {
+            let port = address.port.map_or_else(String::new, |port| port.to_string());
+            let host = format!("ssh {}:{port}", address.host.to_ascii_lowercase());
+            let path = std::ffi::OsStr::from_bytes(&address.path);
+            // Whose home directory it is matters only where the path begins there.
+            let (home, path) = match address.path.strip_prefix(b"/") {
+                Some(below) => ("/".to_owned(), std::ffi::OsStr::from_bytes(below)),
+                None => (format!("~{}", address.user.as_deref().unwrap_or_default()), path),
+            };
+            let start = if home == "/" { "absolute".to_owned() } else { home };
+            Some([host.as_ref(), start.as_ref(), path].iter().collect())
+        }
     }
 }
 
@@ -852,6 +916,8 @@ roots:
         backlog: 1000
       - url: /mnt/copy
         direct: false
+      - url: bob@web18:www
+        ssh: {port: 2222, identity_file: /etc/fansync/id, known_hosts: /etc/fansync/hosts, options: [ProxyJump=gate]}
   - name: 2024
     path: /srv/x
     targets: [{name: null-island, url: "rsync://[::1]:8730/x"}]
@@ -901,7 +967,15 @@ roots:
         www.backlog = 1_000;
         let mut copy = TargetConfig::new("copy", Location::Local("/mnt/copy".into()));
         copy.direct = Some(false);
-        let mut first = RootConfig::new("www", "/data/www", vec![www, copy]);
+        let Ok(Location::Ssh(address)) = Location::parse(b"bob@web18:www", Path::new("/")) else { panic!() };
+        let address = crate::target::SshAddress { port: Some(2222), ..address };
+        let mut web18 = TargetConfig::new("web18", Location::Ssh(address));
+        web18.ssh = SshOptions {
+            identity_file: Some("/etc/fansync/id".into()),
+            known_hosts: Some("/etc/fansync/hosts".into()),
+            options: vec!["ProxyJump=gate".to_owned()],
+        };
+        let mut first = RootConfig::new("www", "/data/www", vec![www, copy, web18]);
         first.watch = WatchBackend::Inotify;
         first.filters = vec![b"- *.tmp".to_vec(), b"+ /keep/***".to_vec()];
         first.default_filters = false;
@@ -956,7 +1030,7 @@ roots:
             "8:13: roots[0].shards: '65' is out of range; write a whole number from 1 to 64",
             "9:5: roots[0].shards: this key was given already, with its value in line 8; keep one of them",
             "11:14: roots[0].settle.quiet: '200' has no unit; add one, like 200ms, 2s, 10m or 1h (perhaps 200s)",
-            "14:14: roots[0].targets[0].url: 'http://' is not supported: use rsync://host/module or a local directory",
+            "14:14: roots[0].targets[0].url: 'http://' is not supported: use rsync://host/module, host:directory (ssh) or a local directory",
             "15:16: roots[0].targets[0].lanes: expected a number, found the text '4'; remove the quotes",
             "16:15: roots[0].targets[1].name: 'a' is the name of roots[0].targets[0] already; give each a name of its own",
             "17:14: roots[0].targets[1].url: lies inside its own root; choose a directory outside of the root",
@@ -1069,7 +1143,34 @@ roots:
         check(&targets("  - url: /a"), "holds its own root");
         check(&targets("  - {name: x, url: /}"), "holds its own root");
         check(&targets("  - url: c"), "'c' is not an absolute path");
-        check(&targets("  - url: host:/x"), "ssh targets");
+        check(&targets("  - url: 'host:'"), "the directory is missing: a mirror of the home directory itself would");
+        check(&targets("  - url: host:a/../b"), "must not hold '..'");
+        check(&targets("  - url: '[::1]:a'"), "'::1' from url is not a name");
+        check(&targets("  - {url: 'h:/c', password_file: /p}"), "and this target is reached by ssh; remove it");
+        check(&targets("  - {url: 'h::c', ssh: {port: 22}}"), "[0].ssh: is for targets like host:directory only");
+        check(&targets("  - {url: /c, ssh: {port: 22}}"), "is for targets like host:directory only");
+        let ssh = |keys: &str| targets(&format!("  - {{url: 'h:/c', ssh: {keys}}}"));
+        check(&ssh("22"), "[0].ssh: expected a mapping");
+        check(&ssh("{port: 0}"), "[0].ssh.port: '0' is out of range; write a whole number from 1 to 65535");
+        check(&ssh("{ports: 1}"), "did you mean 'port'?");
+        check(&ssh("{identity_file: id}"), "[0].ssh.identity_file: 'id' is not an absolute path");
+        check(&ssh("{known_hosts: /a'b}"), "[0].ssh.known_hosts: a path for ssh must not hold quotes");
+        check(&ssh("{options: ProxyJump=x}"), "[0].ssh.options: expected a list");
+        check(
+            &ssh("{options: [ProxyJump]}"),
+            "[0].ssh.options[0]: 'ProxyJump' is not an option of ssh: write KEY=VALUE",
+        );
+        check(&ssh("{options: [A=b, ControlPath=/x]}"), "[0].ssh.options[1]: 'ControlPath' is for fansync to set");
+        check(
+            &targets("  - url: 'H:/m'\n  - {name: y, url: 'u@h:/m/'}"),
+            "roots[0].targets[1].url: is the location of roots[0].targets[0] already",
+        );
+        check(
+            &targets("  - url: 'H:m'\n  - {name: y, url: 'h:m/sub'}"),
+            "roots[0].targets[1].url: lies inside the location of roots[0].targets[0]",
+        );
+        parse(&targets("  - url: 'h:m'\n  - {name: y, url: 'u@h:m'}\n  - {name: z, url: 'h:m', ssh: {port: 23}}"))
+            .unwrap();
         check(&targets("  - url: \"a\\nb://h\""), "'a\\nb://' is not supported");
         check(&targets("  - {name: x, url: '[::1]::m'}"), "has no spelling as an rsync URL");
         check(&targets("  - url: 'rsync://[::1]/m'"), "'::1' from url is not a name");

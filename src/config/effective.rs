@@ -5,7 +5,7 @@
 
 use super::amount::{duration_text, size_text};
 use super::{Config, Delete as DeleteConfig, DeleteMode, RootConfig, TargetConfig, WatchBackend};
-use crate::target::Location;
+use crate::target::{Location, SshOptions};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -68,6 +68,8 @@ struct Target {
     url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     password_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ssh: Option<Ssh>,
     lanes: u16,
     timeout: String,
     connect_timeout: String,
@@ -75,6 +77,18 @@ struct Target {
     backlog: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     direct: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Ssh {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known_hosts: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    options: Vec<String>,
 }
 
 impl Config {
@@ -135,12 +149,27 @@ fn delete(delete: &DeleteConfig) -> Delete {
 fn target(target: &TargetConfig) -> Target {
     let url = match &target.location {
         Location::Local(path) => path.to_string_lossy().into_owned(),
-        location @ Location::Daemon(_) => location.argument().to_string_lossy().trim_end_matches('/').to_owned(),
+        location @ (Location::Daemon(_) | Location::Ssh(_)) => {
+            location.argument().to_string_lossy().trim_end_matches('/').to_owned()
+        }
+    };
+    let text = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
+    let port = match &target.location {
+        Location::Ssh(address) => address.port,
+        Location::Local(_) | Location::Daemon(_) => None,
+    };
+    let SshOptions { identity_file, known_hosts, options } = &target.ssh;
+    let ssh = Ssh {
+        port,
+        identity_file: identity_file.as_ref().map(text),
+        known_hosts: known_hosts.as_ref().map(text),
+        options: options.clone(),
     };
     Target {
         name: target.name.clone(),
         url,
-        password_file: target.password_file.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        password_file: target.password_file.as_ref().map(text),
+        ssh: (port.is_some() || target.ssh != SshOptions::default()).then_some(ssh),
         lanes: target.lanes,
         timeout: duration_text(target.timeout),
         connect_timeout: duration_text(target.connect_timeout),
@@ -254,13 +283,37 @@ mod tests {
                     let sub = sub.to_str().unwrap().as_bytes()[1..].to_vec();
                     Location::Daemon(crate::target::DaemonAddress { user, host, port, module, sub })
                 }),
+            (
+                proptest::option::of("[a-z]{1,5}"),
+                "[a-z0-9.]{1,9}|::1|fe80::2",
+                proptest::option::of(1..=u16::MAX),
+                any::<bool>(),
+                path("/"),
+            )
+                .prop_map(|(user, host, port, absolute, path)| {
+                    // Neither the root nor the home directory.
+                    let path = path.join("t");
+                    let path = path.to_str().unwrap().as_bytes()[usize::from(!absolute)..].to_vec();
+                    Location::Ssh(crate::target::SshAddress { user, host, port, path })
+                }),
         ];
+        let ssh = (
+            proptest::option::of("/[a-z %~]{1,5}".prop_map(PathBuf::from)),
+            proptest::option::of("/[a-z]{1,5}".prop_map(PathBuf::from)),
+            proptest::collection::vec("[A-Za-z]{4,6}=[ -~]{0,9}", 0..3),
+        )
+            .prop_map(|(identity_file, known_hosts, options)| SshOptions {
+                identity_file,
+                known_hosts,
+                options,
+            });
         let numbers = (LANES, 1..=3_600u64, 1..=3_600u64, LARGE_FILE, BACKLOG);
         let direct = proptest::option::of(any::<bool>());
-        (name(), location, proptest::option::of(path("/etc")), numbers, direct).prop_map(
-            |(name, location, password_file, (lanes, timeout, connect_timeout, large_file, backlog), direct)| {
+        (name(), location, proptest::option::of(path("/etc")), (ssh, direct), numbers).prop_map(
+            |(name, location, password_file, (ssh, direct), (lanes, timeout, connect_timeout, large_file, backlog))| {
                 TargetConfig {
                     direct: direct.filter(|_| matches!(location, Location::Local(_))),
+                    ssh: if matches!(location, Location::Ssh(_)) { ssh } else { SshOptions::default() },
                     password_file: password_file.filter(|_| matches!(location, Location::Daemon(_))),
                     name,
                     location,

@@ -86,6 +86,18 @@ pub fn check_environment(config: &Config) -> Vec<EnvironmentProblem> {
                 let cause = std::error::Error::source(&error).map(|cause| format!(" ({cause})")).unwrap_or_default();
                 complain(key("password_file"), format!("{error}{cause}"), None);
             }
+            if let Some(path) = &target.ssh.identity_file
+                && let Some((what, hint)) = identity_trouble(path)
+            {
+                complain(key("ssh.identity_file"), what, Some(hint));
+            }
+            if let Some(path) = &target.ssh.known_hosts
+                && !path.is_file()
+            {
+                let hint =
+                    "create it with the keys of the host: ssh-keyscan HOST, and compare them with those on the host";
+                complain(key("ssh.known_hosts"), format!("{} does not exist", shown(path)), Some(hint.to_owned()));
+            }
             let Location::Local(path) = &target.location else { continue };
             match real_target(path) {
                 Ok(real) => {
@@ -121,6 +133,27 @@ pub fn check_environment(config: &Config) -> Vec<EnvironmentProblem> {
         }
     }
     problems
+}
+
+/// Why ssh would leave a private key out, which it says only beside its failure.
+fn identity_trouble(path: &Path) -> Option<(String, String)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let word = shell_word(path);
+    let metadata = match std::fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let hint = format!("make it without a passphrase: ssh-keygen -t ed25519 -N '' -f {word}");
+            return Some((format!("{} does not exist", shown(path)), hint));
+        }
+        Err(error) => return Some((format!("{} cannot be read: {error}", shown(path)), format!("see: ls -l {word}"))),
+    };
+    if !metadata.is_file() {
+        return Some((format!("{} is not a regular file", shown(path)), "name the file of a private key".to_owned()));
+    }
+    let open = metadata.mode() & 0o077 != 0 && metadata.uid() == rustix::process::getuid().as_raw();
+    open.then(|| {
+        (format!("{} may be read by others, so ssh does not use it", shown(path)), format!("run: chmod 600 {word}"))
+    })
 }
 
 /// What is wrong, and what to do.
@@ -225,11 +258,19 @@ mod tests {
         symlink(at("root/in"), at("link")).unwrap();
         symlink(at("nothing"), at("dangling")).unwrap();
         let targets = ["file", "file/x", "no/x", "link", "link/new", "dangling", "root", ""].map(at).to_vec();
+        std::fs::write(at("key"), "").unwrap();
+        std::fs::set_permissions(at("key"), std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
         let (root, gone, file, link) = (at("root"), at("gone"), at("file"), at("link"));
         let mut config = config(vec![(&root, targets), (&gone, vec![]), (&file, vec![]), (&link, vec![])]);
         let mut daemon = TargetConfig::new("d", Location::parse(b"h::m", Path::new("/")).unwrap());
         daemon.password_file = Some(at("password"));
         config.roots[3].targets.push(daemon);
+        for key in ["key", "no key", "other"] {
+            let mut ssh = TargetConfig::new("s", Location::parse(b"h:m", Path::new("/")).unwrap());
+            ssh.ssh.identity_file = Some(at(key));
+            ssh.ssh.known_hosts = (key == "key").then(|| at("hosts"));
+            config.roots[3].targets.push(ssh);
+        }
         let found: Vec<String> = check_environment(&config)
             .iter()
             .map(|problem| problem.to_string().replace(&format!("{}", at("").display()), "@/").replace("@//", "@/"))
@@ -246,6 +287,12 @@ mod tests {
             "roots[2].path: @/file is not a directory",
             "roots[3].targets[0].password_file: @/password does not exist; \
              create it with the password on its first line, then run: chmod 600 @/password",
+            "roots[3].targets[1].ssh.identity_file: @/key may be read by others, so ssh does not use it; run: chmod 600 @/key",
+            "roots[3].targets[1].ssh.known_hosts: @/hosts does not exist; \
+             create it with the keys of the host: ssh-keyscan HOST, and compare them with those on the host",
+            "roots[3].targets[2].ssh.identity_file: @/no key does not exist; \
+             make it without a passphrase: ssh-keygen -t ed25519 -N '' -f '@/no key'",
+            "roots[3].targets[3].ssh.identity_file: @/other is not a regular file; name the file of a private key",
             "roots[3].path: is @/root/in and lies inside roots[0]; roots must not overlap",
         ];
         let (holds, rest): (Vec<String>, Vec<String>) = found.into_iter().partition(|line| line.contains("targets[7]"));

@@ -22,7 +22,7 @@ pub use complaint::{Complaint, ConfigErrors, Positions};
 pub use environment::{EnvironmentProblem, Place, check_environment};
 pub use password::{PasswordFileError, check_password_file};
 
-use crate::target::Location;
+use crate::target::{Location, SshOptions};
 use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,8 @@ pub const SETTLE_MAX: RangeInclusive<Duration> = Duration::from_millis(1)..=Dura
 pub const LANES: RangeInclusive<u16> = 1..=16;
 /// Range of [`TargetConfig::timeout`] and [`TargetConfig::connect_timeout`]; both in whole seconds, as rsync(1) takes them.
 pub const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
+/// Range of the port of an ssh target.
+pub const SSH_PORT: RangeInclusive<u16> = 1..=u16::MAX;
 /// Range of [`TargetConfig::large_file`]. Unit: bytes.
 pub const LARGE_FILE: RangeInclusive<u64> = (4 << 10)..=(1 << 40);
 /// Range of [`Delete::release_after`].
@@ -198,9 +200,12 @@ pub struct TargetConfig {
     pub password_file: Option<PathBuf>,
     /// Transfers at the same time. Range: [`LANES`]. Default: 3.
     pub lanes: u16,
+    /// What ssh is told besides (key `ssh`: `port`, which becomes part of the location, `identity_file`, `known_hosts`, `options`).
+    /// ssh targets only; what the user's own configuration of ssh says applies too. Default: nothing.
+    pub ssh: SshOptions,
     /// rsync's `--timeout`: time without any I/O after which a transfer is given up. Range: [`TIMEOUT`]. Default: 60 s.
     pub timeout: Duration,
-    /// rsync's `--contimeout`: time in which a daemon must answer. Range: [`TIMEOUT`]. Default: 10 s.
+    /// rsync's `--contimeout`, or `ConnectTimeout` of ssh: time in which the other side must answer. Range: [`TIMEOUT`]. Default: 10 s.
     pub connect_timeout: Duration,
     /// Files from this size on have a lane of their own. Unit: bytes. Range: [`LARGE_FILE`]. Default: 8 MiB.
     pub large_file: u64,
@@ -267,6 +272,7 @@ impl TargetConfig {
             name: name.into(),
             location,
             password_file: None,
+            ssh: SshOptions::default(),
             lanes: 3,
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),

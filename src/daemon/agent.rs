@@ -1,7 +1,7 @@
 //! Starting the threads of all roots, and ending them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -11,6 +11,7 @@ use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
 use super::checkpoint::{CheckpointEnd, CheckpointLoop, Keeper};
+use super::connection::Connections;
 use super::control::{ControlLoop, ControlSocket, ControlStop, RootDesk};
 use super::desk::Desk;
 use super::inbox::{ErrandBox, Inbox};
@@ -157,6 +158,7 @@ pub struct Agent {
     roots: Vec<RunningRoot>,
     checkpoint: Option<(JoinHandle<io::Result<()>>, Arc<CheckpointEnd>)>,
     control: Option<RunningControl>,
+    connections: Connections,
 }
 
 #[derive(Debug)]
@@ -182,11 +184,11 @@ struct RunningRoot {
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
-fn resources(what: &'static str) -> impl Fn(io::Error) -> AgentError {
+pub(super) fn resources(what: &'static str) -> impl Fn(io::Error) -> AgentError {
     move |error| AgentError::Resources { what, error }
 }
 
-fn spawn(
+pub(super) fn spawn(
     name: String,
     body: impl FnOnce() -> io::Result<()> + Send + 'static,
 ) -> Result<JoinHandle<io::Result<()>>, AgentError> {
@@ -195,7 +197,8 @@ fn spawn(
 
 impl Agent {
     /// Starts every root; `seed` decides the jitter of all pauses. With a checkpoint each goes on from where it was. What
-    /// all their watches may hold together is `allowance`, and they have at most so many rsyncs at the same time.
+    /// all their watches may hold together is `allowance`, and they have at most so many rsyncs at the same time. Sockets are
+    /// made in `state`, or in a directory for temporary files.
     ///
     /// # Errors
     /// The first root that cannot be started; what was started before is stopped again.
@@ -205,9 +208,11 @@ impl Agent {
         checkpoint: Option<(Storage, Loaded)>,
         allowance: &Arc<Allowance>,
         processes_max: usize,
+        state: Option<&Path>,
     ) -> Result<Self, AgentError> {
         let slots = Slots::new(processes_max);
-        let mut agent = Self { roots: Vec::new(), checkpoint: None, control: None };
+        let connections = Connections::new(state);
+        let mut agent = Self { roots: Vec::new(), checkpoint: None, control: None, connections };
         let mut loaded = Loaded::default();
         let mut keepers = Vec::new();
         if let Some((storage, found)) = checkpoint {
@@ -224,7 +229,8 @@ impl Agent {
         for (index, root) in roots.into_iter().enumerate() {
             let saved = loaded.roots.remove(&root.name);
             let seed = seed.wrapping_add(index as u64);
-            match start_root(root, seed, keepers.next(), saved, Arc::clone(allowance), &slots) {
+            let shared = (&slots, &mut agent.connections);
+            match start_root(root, seed, keepers.next(), saved, Arc::clone(allowance), shared) {
                 Ok(running) => agent.roots.push(running),
                 Err(error) => {
                     agent.stop();
@@ -269,6 +275,7 @@ impl Agent {
         let control = self.control.as_ref();
         checkpoint
             || control.is_some_and(|control| !control.stop.is_stopped() && control.thread.is_finished())
+            || self.connections.is_broken()
             || self.roots.iter().any(|root| {
                 !root.stop.load(Ordering::Acquire)
                     && root.threads.iter().chain(&root.pipeline).any(JoinHandle::is_finished)
@@ -278,12 +285,13 @@ impl Agent {
     /// Why a thread ended although nobody asked it to. The others are left as they are, since they may wait for it for
     /// ever: the process must end, and its children end with it.
     #[must_use]
-    pub fn into_failure(self) -> AgentError {
+    pub fn into_failure(mut self) -> AgentError {
         self.kill();
         // The lanes end by that; a dispatcher has a reason of its own.
         let checkpoint = self.checkpoint.into_iter().map(|(thread, _)| thread);
         let threads = self.roots.into_iter().flat_map(|root| root.pipeline.into_iter().chain(root.threads));
         let threads = threads.chain(checkpoint);
+        let threads = threads.chain(self.connections.take_threads());
         let mut threads = threads.chain(self.control.map(|control| control.thread));
         let Some(thread) = threads.find(JoinHandle::is_finished) else {
             return AgentError::Resources { what: "the agent", error: io::Error::other("a thread ended") };
@@ -365,6 +373,11 @@ impl Agent {
                 join(thread);
             }
         }
+        // Nobody uses them any more.
+        self.connections.stop();
+        for thread in self.connections.take_threads() {
+            join(thread);
+        }
         // The last snapshots were offered by the dispatchers' ends.
         if let Some((thread, end)) = self.checkpoint.take() {
             end.stop();
@@ -395,7 +408,7 @@ fn start_root(
     keeper: Option<Arc<Keeper>>,
     saved: Option<SavedRoot>,
     allowance: Arc<Allowance>,
-    slots: &Arc<Slots>,
+    (slots, connections): (&Arc<Slots>, &mut Connections),
 ) -> Result<RunningRoot, AgentError> {
     let (started, started_wall) = (clock::now(), clock::coarse_now());
     let source = Source::open(&root.name, root.path.clone(), root.one_file_system, root.filter.clone())
@@ -465,6 +478,8 @@ fn start_root(
         let guard = Arc::new(Mutex::new(DeleteGuard::new(root.deletes.hold_over)));
         for (number, supervisor) in (0..target.lanes.max(1)).zip(&mut supervisors) {
             let lane_inbox = LaneInbox::new(supervisor.waker());
+            let mut transport = target.transport.clone();
+            let connection = connections.of(&mut transport)?;
             let lane = LaneLoop {
                 target: id,
                 lane: LaneId(number),
@@ -475,13 +490,14 @@ fn start_root(
                     source: Arc::clone(&source),
                     root: Arc::clone(&inherited),
                     links: Arc::clone(&links),
-                    transport: target.transport.clone(),
+                    transport,
                     large: target.large,
                     guard: Arc::clone(&guard),
                     backlog: target.backlog,
                     direct: target.direct,
                 },
                 links: Arc::clone(&search),
+                connection,
             };
             threads.push(spawn(format!("lane-{index}-{number}"), move || lane.run())?);
             of_target.push(lane_inbox);

@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crossbeam::queue::ArrayQueue;
 use mio::Waker;
 
+use super::connection::Connection;
 use super::inbox::{Inbox, wake};
 use super::links::LinkSearch;
 use super::slots::Slot;
-use crate::dispatch::{LaneId, Order, Report};
+use crate::dispatch::{LaneId, Order, Report, Trouble};
 use crate::target::TargetId;
+use crate::worker::cause::Cause;
 use crate::worker::run::{Supervisor, Urgency};
 use crate::worker::ship::{Shipper, Surroundings};
 
@@ -75,6 +77,8 @@ pub(super) struct LaneLoop {
     pub supervisor: Supervisor,
     pub shipper: Shipper,
     pub links: Arc<LinkSearch>,
+    /// That of an ssh target.
+    pub connection: Option<Arc<Connection>>,
 }
 
 impl LaneLoop {
@@ -123,7 +127,27 @@ impl LaneLoop {
             };
             // Before the dispatcher looks for room.
             drop(slot);
+            if let Some(connection) = &self.connection {
+                match trouble_of(&report) {
+                    None => connection.is_worth_it(),
+                    Some(trouble) if is_of_login(trouble) => connection.is_useless(),
+                    Some(_) => {}
+                }
+            }
             self.reports.send_report(target, lane, report);
         }
     }
+}
+
+fn trouble_of(report: &Report) -> Option<&Trouble> {
+    match report {
+        Report::Concluded { conclusion, .. } => conclusion.trouble.as_ref(),
+        Report::Probed(trouble) => trouble.as_ref(),
+        Report::Seen { .. } => None,
+    }
+}
+
+/// Whether the login on the other side is at fault, by which nobody gets anywhere.
+fn is_of_login(trouble: &Trouble) -> bool {
+    [Cause::RemoteRsyncMissing, Cause::LoginNoise].iter().any(|cause| cause.name() == trouble.cause)
 }

@@ -1,11 +1,12 @@
 //! Wiring: threads, queues, wakers, shutdown. The only module that sees every stage.
 //!
 //! Threads of a root (ARCHITECTURE.md has the table): one per shard, one dispatcher, one per lane of each target, one
-//! that searches the names of shared inodes. Each has a closed set of inputs and is joined at the end.
+//! that searches the names of shared inodes. One per connection of ssh serves all roots. Each has a closed set of inputs and is joined at the end.
 
 mod agent;
 mod checkpoint;
 mod clients;
+mod connection;
 mod control;
 mod desk;
 mod inbox;

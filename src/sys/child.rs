@@ -58,6 +58,17 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?)
 }
 
+/// Asks for a pipe that holds `wanted` bytes; returns how many it holds, which may be fewer (pipe(7), `F_SETPIPE_SZ`).
+///
+/// # Errors
+/// Those of fcntl(2), such as that it is no pipe.
+pub fn widen_pipe(fd: impl AsFd, wanted: usize) -> io::Result<usize> {
+    if let Ok(size) = rustix::pipe::fcntl_setpipe_size(&fd, wanted) {
+        return Ok(size);
+    }
+    Ok(rustix::pipe::fcntl_getpipe_size(&fd)?)
+}
+
 /// A process that nobody has reaped yet, seen through its pidfd.
 #[derive(Debug)]
 pub struct Reaper {

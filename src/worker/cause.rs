@@ -119,8 +119,22 @@ pub enum Cause {
     WatchdogStopped,
     /// The remote shell failed.
     ShellFailed,
-    /// The remote side has no rsync, or its login prints noise.
+    /// There is no ssh on this machine.
+    SshNotFound,
+    /// ssh refuses its options or its own configuration.
+    SshOptions,
+    /// Nobody listens at the port of ssh, the host cannot be reached, or its server closed the connection at once.
+    SshUnreachable,
+    /// ssh knows no key of this host.
+    HostKeyUnknown,
+    /// The host has another key than ssh knows.
+    HostKeyChanged,
+    /// The server of ssh takes none of our keys.
+    SshDenied,
+    /// The remote side has no rsync.
     RemoteRsyncMissing,
+    /// The login on the remote side prints something where rsync expects rsync.
+    LoginNoise,
     /// The two sides do not understand each other.
     Protocol,
     /// rsync refused its command line.
@@ -172,7 +186,14 @@ impl Cause {
         Self::Killed,
         Self::WatchdogStopped,
         Self::ShellFailed,
+        Self::SshNotFound,
+        Self::SshOptions,
+        Self::SshUnreachable,
+        Self::HostKeyUnknown,
+        Self::HostKeyChanged,
+        Self::SshDenied,
         Self::RemoteRsyncMissing,
+        Self::LoginNoise,
         Self::Protocol,
         Self::Usage,
         Self::LocalResources,
@@ -248,7 +269,14 @@ impl Cause {
             | Self::TargetFull
             | Self::TempDirMissing
             | Self::SourceMissing
+            | Self::SshNotFound
+            | Self::SshOptions
+            | Self::SshUnreachable
+            | Self::HostKeyUnknown
+            | Self::HostKeyChanged
+            | Self::SshDenied
             | Self::RemoteRsyncMissing
+            | Self::LoginNoise
             | Self::Usage
             | Self::LocalResources => false,
         }
@@ -299,7 +327,14 @@ impl Cause {
             Self::Killed => ("killed", RetryBatch, None),
             Self::WatchdogStopped => ("watchdog_stopped", RetryBatch, None),
             Self::ShellFailed => ("shell_failed", NORMAL, Some("run the same ssh command by hand")),
-            Self::RemoteRsyncMissing => ("remote_rsync_missing", StopTarget, Some("install rsync on the target, and keep its login scripts silent")),
+            Self::SshNotFound => ("ssh_not_found", StopTarget, Some("install the client of ssh (apt-get install openssh-client)")),
+            Self::SshOptions => ("ssh_options", StopTarget, Some("see the words of ssh: correct the ssh options of this target, or the user's ~/.ssh/config")),
+            Self::SshUnreachable => ("ssh_unreachable", NORMAL, Some("check host, port and network, and that sshd runs there")),
+            Self::HostKeyUnknown => ("host_key_unknown", StopTarget, Some("compare the host's key, then store it: run ssh once by hand, as the user that runs fansync")),
+            Self::HostKeyChanged => ("host_key_changed", StopTarget, Some("find out why it changed before you replace the old one (ssh-keygen -R HOST): it may be another machine")),
+            Self::SshDenied => ("ssh_denied", StopTarget, Some("put our public key into authorized_keys there; the private one must belong to the user that runs fansync, with mode 0600")),
+            Self::RemoteRsyncMissing => ("remote_rsync_missing", StopTarget, Some("install rsync on the target, where the PATH of its login shell finds it")),
+            Self::LoginNoise => ("login_noise", StopTarget, Some("keep the login scripts of the target's user silent where the shell is not interactive; 'ssh HOST true' must print nothing")),
             Self::Protocol => ("protocol", RetryBatch, Some("if it stays: compare the rsync versions of both sides")),
             Self::Usage => ("usage", StopTarget, Some("rsync refused its command line: see its words, and the rsync options of this target")),
             Self::LocalResources => ("local_resources", NORMAL, Some("this machine is short of memory or processes")),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::filter::Filter;
 use crate::plan::{Risk, Run, RunKind};
-use crate::target::Location;
+use crate::target::{Location, SshOptions};
 
 /// How one target is reached.
 #[derive(Debug, Clone)]
@@ -23,6 +23,10 @@ pub struct Transport {
     pub connect_timeout: Duration,
     /// `-x`.
     pub one_file_system: bool,
+    /// What ssh is told; ssh targets only.
+    pub ssh: SshOptions,
+    /// The socket of the connection that the calls of ssh share, if there is one.
+    pub control: Option<PathBuf>,
 }
 
 /// What a run may delete.
@@ -124,6 +128,13 @@ pub fn arguments(
     add(&format!("--timeout={}", transport.timeout.as_secs().max(1)));
     match &transport.location {
         Location::Local(_) => {}
+        Location::Ssh(address) => {
+            let mut argument = OsString::from("--rsh=");
+            argument.push(super::ssh::remote_shell(transport, address));
+            arguments.push(argument);
+            // The shell there sees no path then, only a fixed command (rsync(1), --secluded-args; in all versions from 3.0.0).
+            arguments.push(OsString::from("-s"));
+        }
         Location::Daemon(_) => {
             add("--sockopts=TCP_NODELAY");
             add(&format!("--contimeout={}", transport.connect_timeout.as_secs().max(1)));
@@ -177,6 +188,10 @@ pub fn environment(transport: &Transport, ours: impl Fn(&str) -> Option<OsString
     if let Some(home) = ours("HOME") {
         kept.push((OsStr::new("HOME"), home));
     }
+    // Without it ssh has no agent to ask for keys.
+    if let (Location::Ssh(_), Some(socket)) = (&transport.location, ours("SSH_AUTH_SOCK")) {
+        kept.push((OsStr::new("SSH_AUTH_SOCK"), socket));
+    }
     if let (Location::Daemon(_), None, Some(password)) =
         (&transport.location, &transport.password_file, ours("RSYNC_PASSWORD"))
     {
@@ -200,6 +215,8 @@ mod tests {
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             one_file_system: true,
+            ssh: SshOptions::default(),
+            control: None,
         }
     }
 
@@ -237,6 +254,18 @@ mod tests {
     }
 
     #[test]
+    fn by_ssh_no_path_reaches_the_shell_there_and_no_option_is_for_daemons() {
+        let line = line("bob@web17:data/a b", &run(RunKind::Points, "a"));
+        let (before, rest) = line.split_once(" --rsh=ssh ").unwrap();
+        assert_eq!(
+            before,
+            "-a --modify-window=-1 -I --force --delete-missing-args --from0 --files-from=- --timeout=60"
+        );
+        assert!(rest.ends_with(" -s -- /proc/self/fd/100/ bob@web17:data/a b/"), "{rest}");
+        assert!(!line.contains("contimeout") && !line.contains("sockopts") && !line.contains("password"), "{line}");
+    }
+
+    #[test]
     fn a_fence_limits_the_deletes_and_what_is_kept_is_not_deleted() {
         let of = |kind, fence| fenced("/target", &run(kind, "a"), fence);
         assert!(of(RunKind::Listing, Fence::AtMost(0)).contains(" --delete --max-delete=0 -x"));
@@ -271,7 +300,7 @@ mod tests {
     fn only_what_rsync_needs_is_passed_on() {
         let ours = |name: &str| match name {
             "PATH" => Some(OsString::from("/p")),
-            "RSYNC_PASSWORD" | "NOTIFY_SOCKET" => Some(OsString::from("x")),
+            "RSYNC_PASSWORD" | "NOTIFY_SOCKET" | "SSH_AUTH_SOCK" => Some(OsString::from("x")),
             _ => None,
         };
         let names = |transport: &Transport| {
@@ -281,5 +310,6 @@ mod tests {
         let without_file = Transport { password_file: None, ..transport("rsync://h/m") };
         assert_eq!(names(&without_file), ["LC_ALL", "PATH", "RSYNC_PASSWORD"]);
         assert_eq!(names(&Transport { password_file: None, ..transport("/t") }), ["LC_ALL", "PATH"]);
+        assert_eq!(names(&Transport { password_file: None, ..transport("h:t") }), ["LC_ALL", "PATH", "SSH_AUTH_SOCK"]);
     }
 }

@@ -31,7 +31,8 @@ pub struct Names<'a> {
     pub source_prefixes: &'a [&'a [u8]],
     /// Path inside the module, without slashes at its ends; empty for none.
     pub module_sub: &'a [u8],
-    /// The absolute path of a local destination.
+    /// The path of a destination that is no module. One that does not begin with a slash lies in the home directory of another
+    /// machine, whose path we do not know.
     pub destination_prefix: Option<&'a [u8]>,
     /// Where a path stands to the batch.
     pub standing: &'a dyn Fn(&RelPath) -> Standing,
@@ -97,12 +98,23 @@ pub fn read(line: &[u8], names: &Names<'_>) -> Line {
     let mut within = Vec::new();
     let mut above = Vec::new();
     for place in &complaint.places {
-        for path in place.resolve(names) {
-            match (names.standing)(&path) {
-                Standing::Within if !within.contains(&path) => within.push(path),
-                Standing::Above if !above.contains(&path) => above.push(path),
-                Standing::Within | Standing::Above | Standing::Elsewhere => {}
+        let mut located = 0;
+        for bytes in place.locate(names) {
+            let mut found = false;
+            for path in place.resolve(bytes) {
+                let standing = (names.standing)(&path);
+                found |= standing != Standing::Elsewhere;
+                match standing {
+                    Standing::Within if !within.contains(&path) => within.push(path),
+                    Standing::Above if !above.contains(&path) => above.push(path),
+                    Standing::Within | Standing::Above | Standing::Elsewhere => {}
+                }
             }
+            located += usize::from(found);
+        }
+        if located > 1 {
+            // Where the destination ends cannot be told, and one reading may be above what the other is within.
+            return Line::Unclear;
         }
     }
     let paths = if within.is_empty() { above } else { within };
@@ -124,12 +136,14 @@ const NON_REGULAR: &[u8] = b"skipping non-regular file \"";
 /// Lines that repeat or summarise others. `WARNING: P failed verification` is followed by a second attempt, which
 /// says `ERROR` when it fails too.
 fn is_noise(line: &[u8]) -> bool {
-    let starts: [&[u8]; 5] = [
+    let starts: [&[u8]; 6] = [
         b"rsync error: ",
         b"rsync warning: ",
         b"*** Skipping any contents from this failed ",
         b"WARNING: parent dir is absent in the file list: ",
         b"IO error encountered -- skipping file deletion",
+        // ssh's: as many runs as the server allows share the connection; this one makes its own.
+        b"mux_client_request_session: session request failed: ",
     ];
     line.trim_ascii().is_empty()
         || starts.iter().any(|start| line.starts_with(start))
@@ -332,9 +346,9 @@ impl Place {
         Self { bytes: unescape(path), in_module: false, temporary: Temporary::No }
     }
 
-    /// The paths of the root that this may be.
-    fn resolve(&self, names: &Names<'_>) -> Vec<RelPath> {
-        let Some(path) = self.locate(names).and_then(|bytes| RelPath::parse(tidy(bytes)).ok()) else {
+    /// The paths that `bytes`, one of the readings of [`Self::locate`], may stand for.
+    fn resolve(&self, bytes: &[u8]) -> Vec<RelPath> {
+        let Ok(path) = RelPath::parse(tidy(bytes)) else {
             return Vec::new();
         };
         let mut paths = match self.temporary {
@@ -353,22 +367,31 @@ impl Place {
         paths
     }
 
-    /// The bytes relative to the root.
-    fn locate<'a>(&'a self, names: &Names<'_>) -> Option<&'a [u8]> {
+    /// The bytes relative to the root. Several readings only where the destination lies in a home directory whose path we do
+    /// not know.
+    fn locate<'a>(&'a self, names: &Names<'_>) -> Vec<&'a [u8]> {
         let bytes = &self.bytes[..];
         if !self.in_module {
             if !bytes.starts_with(b"/") {
-                return Some(bytes);
+                return vec![bytes];
             }
+            let (prefix, home) = match names.destination_prefix {
+                Some(prefix) if prefix.starts_with(b"/") => (Some(prefix), None),
+                home => (None, home),
+            };
             let mut prefixes = names.source_prefixes.to_vec();
-            prefixes.extend(names.destination_prefix);
+            prefixes.extend(prefix);
             prefixes.sort_by_key(|prefix| std::cmp::Reverse(prefix.len()));
             if let Some(rest) = prefixes.iter().find_map(|prefix| below(bytes, prefix)) {
-                return Some(rest);
+                return vec![rest];
+            }
+            if let Some(home) = home {
+                let slashes = (0..bytes.len()).filter(|at| bytes[*at] == b'/');
+                return slashes.filter_map(|at| below(&bytes[at + 1..], home)).collect();
             }
         }
         let start = bytes.iter().position(|byte| *byte != b'/').unwrap_or(bytes.len());
-        below(&bytes[start..], names.module_sub)
+        below(&bytes[start..], names.module_sub).into_iter().collect()
     }
 
     /// rsync shortens a long name to make room for its suffix (`get_tmpname`): 247 bytes, less a split character.
@@ -558,6 +581,51 @@ mod tests {
     }
 
     #[test]
+    fn a_destination_in_an_unknown_home_is_found_and_in_doubt_nothing_is() {
+        let read_in = |home: &[u8], entries: &[&[u8]], line: &str| {
+            let entries: Vec<_> = entries.iter().map(|entry| path(entry)).collect();
+            let standing = |one: &RelPath| {
+                if entries.iter().any(|entry| one.is_within(entry)) {
+                    Standing::Within
+                } else if entries.iter().any(|entry| entry.is_within(one)) {
+                    Standing::Above
+                } else {
+                    Standing::Elsewhere
+                }
+            };
+            let names = Names {
+                source_prefixes: &[b"/proc/self/fd/9/"],
+                module_sub: b"",
+                destination_prefix: Some(home),
+                standing: &standing,
+            };
+            match read(line.as_bytes(), &names) {
+                Line::Paths { paths, .. } => Some(paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+                Line::Noise | Line::Unclear => None,
+            }
+        };
+        let denied = |path: &str| format!("rsync: [receiver] mkstemp \"{path}\" failed: Permission denied (13)");
+        let check = |home: &str, entry: &str, path: &str, expected: Option<&str>| {
+            let found = read_in(home.as_bytes(), &[entry.as_bytes()], &denied(path));
+            assert_eq!(found.as_deref(), expected, "{home} {entry} {path}");
+        };
+        check("data", "d/f", "/home/bob/data/d/.f.AbC123", Some("d/f"));
+        check("my/data/", "f", "/home/bob/my/data/.f.AbC123", Some("f"));
+        check("data", "f", "/home/bob/other/.f.AbC123", None);
+        check("data", "f", "/home/bob/mydata/.f.AbC123", None);
+        // Elsewhere in one reading, so it is the other.
+        check("data", "d/f", "/home/data/data/d/.f.AbC123", Some("d/f"));
+        check("data", "data/f", "/home/data/data/.f.AbC123", Some("data/f"));
+        // In the one it is an entry, in the other a directory above one.
+        let times = "rsync: [generator] failed to set times on \"/home/data/data/d\": Operation not permitted (1)";
+        assert_eq!(read_in(b"data", &[b"data/d", b"d/x"], times), None);
+        let sender = "rsync: [sender] send_files failed to open \"/proc/self/fd/9/data/f\": Permission denied (13)";
+        assert_eq!(read_in(b"data", &[b"data/f"], sender).as_deref(), Some("data/f"));
+        let relative = "rsync: [generator] delete_file: unlink(data/f) failed: Permission denied (13)";
+        assert_eq!(read_in(b"data", &[b"data/f"], relative).as_deref(), Some("data/f"));
+    }
+
+    #[test]
     fn hostile_names_are_read_from_both_ends() {
         let mkstemp = |printed: &str, name: &[u8]| {
             let suffix = "failed: Operation not permitted (1)";
@@ -641,6 +709,7 @@ mod tests {
     fn summaries_and_second_attempts_are_noise() {
         let noise = |line: &[u8]| assert_eq!(read_for(&[b"d"], line), Line::Noise, "{:?}", bstr::BStr::new(line));
         noise(b"");
+        noise(b"mux_client_request_session: session request failed: Session open refused by peer");
         noise(b"*** Skipping any contents from this failed directory ***");
         noise(b"WARNING: parent dir is absent in the file list: gone");
         noise(b"WARNING: d failed verification -- update discarded (will try again).");

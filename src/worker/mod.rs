@@ -1,6 +1,7 @@
 //! The one place that knows rsync: its flags, its words and its exit codes.
 //!
 //! - [`command`]: the command line, the list, the environment.
+//! - [`ssh`]: how ssh is called, by rsync and for the connection that its calls share.
 //! - [`run`]: one process, started, listened to, watched over, reaped.
 //! - [`shipment`]: a whole draft: what is at its paths, what its runs brought.
 //! - [`direct`]: what a local target gets without rsync.
@@ -13,6 +14,7 @@
 pub mod cause;
 pub mod complaint;
 pub mod outcome;
+pub mod ssh;
 pub mod command;
 pub mod run;
 pub mod shipment;

@@ -225,6 +225,9 @@ const DELETE_LIMIT: &[u8] = b"Deletions stopped due to --max-delete limit";
 const DELETED: &[u8] = b"Number of deleted files: ";
 const DELETES_SUPPRESSED: &[u8] = b"IO error encountered -- skipping file deletion";
 
+/// What rsync ends with when ssh has failed: its own code, or that of ssh; which one is a matter of time.
+const SSH: &[i32] = &[10, 12, 14, 255];
+
 /// What rsync says, with which exit codes, and what it means. The first row that fits is taken.
 #[rustfmt::skip]
 const SAYINGS: &[(&[i32], &str, Cause)] = &[
@@ -252,7 +255,26 @@ const SAYINGS: &[(&[i32], &str, Cause)] = &[
     (&[10], "getaddrinfo: ", Cause::NameUnresolved),
     (&[10], "timeout waiting for daemon connection", Cause::ConnectTimeout),
     (&[10], "failed to connect to ", Cause::ConnectionRefused),
-    (&[2, 12], "is your shell clean?", Cause::RemoteRsyncMissing),
+    (&[2, 12], "is your shell clean?", Cause::LoginNoise),
+    (&[14], "Failed to exec ssh: ", Cause::SshNotFound),
+    (SSH, "Bad configuration option: ", Cause::SshOptions),
+    (SSH, "command-line line ", Cause::SshOptions),
+    (SSH, "command-line: line ", Cause::SshOptions),
+    (SSH, "Bad owner or permissions on ", Cause::SshOptions),
+    (SSH, "ssh: Could not resolve hostname ", Cause::NameUnresolved),
+    (SSH, "ssh: connect to host ", Cause::SshUnreachable),
+    (SSH, "during banner exchange", Cause::SshUnreachable),
+    (SSH, "kex_exchange_identification: ", Cause::SshUnreachable),
+    (SSH, "has changed and you have requested strict checking.", Cause::HostKeyChanged),
+    (SSH, "Host key verification failed.", Cause::HostKeyUnknown),
+    (SSH, "Permission denied (publickey", Cause::SshDenied),
+    (SSH, "Permission denied (password", Cause::SshDenied),
+    (SSH, "Permission denied (keyboard-interactive", Cause::SshDenied),
+    (SSH, "Permission denied (gssapi", Cause::SshDenied),
+    (SSH, "Permission denied (hostbased", Cause::SshDenied),
+    (SSH, "Too many authentication failures", Cause::SshDenied),
+    // The connection that several runs share has ended.
+    (SSH, "mux_client_", Cause::ConnectionLost),
     (&[3], "refusing to follow a symlink owned by an untrusted user", Cause::SymlinkUntrusted),
     (&[11], "No space left on device (28)", Cause::TargetFull),
     (&[11], "Disk quota exceeded (122)", Cause::TargetFull),
@@ -459,7 +481,29 @@ mod tests {
         check(11, "rsync: [receiver] write failed on \"/big\" (in m): No space left on device (28)", Cause::TargetFull);
         check(11, "rsync: [receiver] write failed on \"/big\" (in m): Input/output error (5)", Cause::FileIo);
         check(2, "invalid file mode 00 for d/000000 [Receiver]", Cause::MissingArgsUnsupported);
-        check(2, "protocol version mismatch -- is your shell clean?", Cause::RemoteRsyncMissing);
+        check(2, "protocol version mismatch -- is your shell clean?", Cause::LoginNoise);
+        check(14, "rsync: [sender] Failed to exec ssh: No such file or directory (2)", Cause::SshNotFound);
+        // Both codes were seen for the same failure.
+        for exit in [12, 255] {
+            check(exit, "command-line: line 0: Bad configuration option: bogus", Cause::SshOptions);
+            check(exit, "Bad owner or permissions on /root/.ssh/config", Cause::SshOptions);
+            check(exit, "ssh: Could not resolve hostname h: Name or service not known", Cause::NameUnresolved);
+            check(exit, "ssh: connect to host h port 22: Connection refused", Cause::SshUnreachable);
+            check(exit, "ssh: connect to host h port 22: Connection timed out", Cause::SshUnreachable);
+            check(exit, "Connection timed out during banner exchange", Cause::SshUnreachable);
+            check(exit, "kex_exchange_identification: Connection closed by remote host", Cause::SshUnreachable);
+            check(exit, "Host key verification failed.", Cause::HostKeyUnknown);
+            check(
+                exit,
+                "Host key for [h]:22 has changed and you have requested strict checking.",
+                Cause::HostKeyChanged,
+            );
+            check(exit, "root@h: Permission denied (publickey,password).", Cause::SshDenied);
+            check(exit, "root@h: Permission denied (password).", Cause::SshDenied);
+            check(exit, "mux_client_request_session: read from master failed: Broken pipe", Cause::ConnectionLost);
+        }
+        let warned = "@  WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!  @\nHost key for h has changed and you have requested strict checking.\nHost key verification failed.";
+        check(255, warned, Cause::HostKeyChanged);
         check(2, "got a block match with no basis file", Cause::Protocol);
         check(
             3,
@@ -483,7 +527,7 @@ mod tests {
             "rsync error: received SIGINT, SIGTERM, or SIGHUP (code 20) at io.c(586) [receiver=3.5.0]",
             Cause::Interrupted,
         );
-        check(255, "ssh: connect to host h port 22: Connection refused", Cause::ShellFailed);
+        check(255, "client_loop: send disconnect: Broken pipe", Cause::ShellFailed);
         check(12, "bash: line 1: rsync: command not found", Cause::RemoteRsyncMissing);
         check(22, "", Cause::LocalResources);
         check(77, "", Cause::Unknown);

@@ -21,8 +21,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::command::Transport;
-use crate::sys::child::{Ended, Inherited, Reaper, memory_file, set_nonblocking};
+use crate::sys::child::{Ended, Inherited, Reaper, memory_file, set_nonblocking, widen_pipe};
 use crate::sys::clock;
+use crate::target::Location;
 
 /// The hidden subcommand that ties a child to its parent's life, then becomes rsync.
 pub const SHIM: &str = "__run-with-parent";
@@ -200,7 +201,10 @@ impl Supervisor {
         }
         let mut watched = Watched {
             stdout: Stream::new(spare.child.stdout.take())?,
-            stderr: Stream::new(spare.child.stderr.take())?,
+            stderr: match transport.location {
+                Location::Ssh(_) => Stream::shared(spare.child.stderr.take())?,
+                Location::Daemon(_) | Location::Local(_) => Stream::new(spare.child.stderr.take())?,
+            },
             reaper: spare.reaper,
             ended: None,
             stopped: None,
@@ -320,6 +324,8 @@ impl Watched {
 struct Stream<T> {
     source: Option<T>,
     kept: Vec<u8>,
+    /// More is not kept.
+    room: usize,
     cut: bool,
 }
 
@@ -328,7 +334,19 @@ impl<T: Read + AsFd> Stream<T> {
         if let Some(source) = &source {
             set_nonblocking(source)?;
         }
-        Ok(Self { source, kept: Vec::new(), cut: false })
+        Ok(Self { source, kept: Vec::new(), room: OUTPUT_MAX, cut: false })
+    }
+
+    /// One whose other end rsync shares with ssh. Some versions of ssh make that non-blocking for both, so that rsync loses
+    /// what does not fit into the pipe, which may be the name of a path that failed. What we keep is less than the pipe holds: a
+    /// loss means that there was more, and that the output is not complete is known.
+    fn shared(source: Option<T>) -> io::Result<Self> {
+        let mut stream = Self::new(source)?;
+        if let Some(source) = &stream.source {
+            // Half: a page of a pipe is not always filled.
+            stream.room = (widen_pipe(source, 2 * OUTPUT_MAX)? / 2).min(OUTPUT_MAX);
+        }
+        Ok(stream)
     }
 
     fn raw(&self) -> Option<std::os::fd::RawFd> {
@@ -342,7 +360,7 @@ impl<T: Read + AsFd> Stream<T> {
             match source.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(count) => {
-                    let room = OUTPUT_MAX.saturating_sub(self.kept.len());
+                    let room = self.room.saturating_sub(self.kept.len());
                     self.kept.extend_from_slice(&buffer[..count.min(room)]);
                     self.cut |= count > room;
                 }
@@ -404,6 +422,20 @@ pub const SHIM_NOT_RUN: u8 = 127;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_shared_pipe_no_loss_goes_unnoticed() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let mut stream = Stream::shared(Some(std::fs::File::from(read))).unwrap();
+        // As rsync would with the end that ssh has made non-blocking: lines, until one is lost.
+        set_nonblocking(&write).unwrap();
+        let mut write = std::fs::File::from(write);
+        let line = [b'x'; 300];
+        while write.write(&line).is_ok_and(|written| written == line.len()) {}
+        stream.read().unwrap();
+        assert!(stream.cut, "{} bytes of room", stream.room);
+        assert_eq!(stream.kept.len(), stream.room);
+    }
 
     #[test]
     fn a_command_line_arrives_whole_or_not_at_all() {

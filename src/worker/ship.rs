@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -355,6 +356,7 @@ pub fn judge(run: &Run, ended: &Ended<'_>, root: i32, path: &Path, location: &Lo
     };
     let (module_sub, destination_prefix) = match location {
         Location::Local(_) => (&b""[..], Some(location.argument())),
+        Location::Ssh(address) => (&b""[..], Some(OsStr::from_bytes(&address.path).to_owned())),
         Location::Daemon(address) => (address.sub.as_slice(), None),
     };
     let entries: BTreeSet<&RelPath> = run.entries.iter().map(|(path, _)| path).collect();

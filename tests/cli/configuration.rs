@@ -38,7 +38,7 @@ fn the_effective_configuration_is_printed_and_reads_the_same() {
 fn several_mistakes_are_all_told_with_their_place() {
     let bench = Bench::new();
     let text = "state_dir: relative\nrsink: rsync\nroots:\n  - path: @/source\n    shards: 99\n    targets:\n      \
-                - url: rsync://\n      - url: host:/data\n        lanes: many\n";
+                - url: rsync://\n      - url: 'host:'\n        lanes: many\n";
     check(
         &bench,
         text,
@@ -48,7 +48,7 @@ fn several_mistakes_are_all_told_with_their_place() {
             "rsink: unknown key",
             "fansync.yaml:5:13: roots[0].shards",
             "fansync.yaml:7:14: roots[0].targets[0].url",
-            "fansync.yaml:8:14: roots[0].targets[1].url: ssh targets (host:path) are not supported yet",
+            "fansync.yaml:8:14: roots[0].targets[1].url: the directory is missing",
             "fansync.yaml:9:16: roots[0].targets[1].lanes",
         ],
     );

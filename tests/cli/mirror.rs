@@ -38,7 +38,8 @@ fn a_target_that_is_none_is_refused_by_its_part() {
     check("rsync://host:99999/m", &["'99999' is not a port from 1 to 65535"]);
     check("http://host/m", &["'http://' is not supported", "rsync://host/module"]);
     check("rsync://u:secret@h/m", &["password in the URL", "password_file"]);
-    check("host:/data", &["ssh targets (host:path) are not supported yet", "rsync daemon or a local directory"]);
+    check("host:", &["the directory is missing", "would delete its .ssh", "write host:directory"]);
+    check("u@-oProxyCommand=x:/data", &["'-oProxyCommand=x' is not a host name"]);
     check("", &["the target is empty"]);
     check("source/inside", &["inside", "lies inside its root", "choose a directory outside"]);
     check("source", &["the root itself", "choose a directory outside"]);
@@ -51,9 +52,12 @@ fn a_target_that_is_none_is_refused_by_its_part() {
 fn all_bad_targets_are_told_at_once() {
     let bench = Bench::new();
     let target = bench.at("target");
-    let command = bench.fansync(&arguments!["mirror", bench.at("source"), target, target, "h:/d", "rsync://h"]);
-    let finished =
-        bench.refused(command, 2, &["target is given twice; name it once", "ssh targets", "module is missing"]);
+    let command = bench.fansync(&arguments!["mirror", bench.at("source"), target, target, "h:", "rsync://h"]);
+    let finished = bench.refused(
+        command,
+        2,
+        &["target is given twice; name it once", "directory is missing", "module is missing"],
+    );
     assert_eq!(lines(&finished).len(), 3, "{}", finished.stderr);
 }
 

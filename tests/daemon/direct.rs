@@ -55,6 +55,8 @@ fn rsync(ground: &Ground, target: &Path, run: &Run) -> i32 {
         timeout: LATER,
         connect_timeout: LATER,
         one_file_system: true,
+        ssh: fansync::target::SshOptions::default(),
+        control: None,
     };
     let Risk::AtMost(deletes) = run.risk else { panic!("{run:?}") };
     let fence = Fence::AtMost(deletes);

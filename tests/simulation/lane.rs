@@ -73,6 +73,8 @@ impl Lane {
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             one_file_system: true,
+            ssh: fansync::target::SshOptions::default(),
+            control: None,
         };
         Self { id: LaneId(number), transport, state: State::Idle, deadline: None }
     }

@@ -21,6 +21,7 @@ use crate::agent::Agent;
 use crate::churn::Churn;
 use crate::compare::{differences, wait_until_equal};
 use crate::names::Names;
+use crate::sshd::Sshd;
 
 pub const INITIAL_ENTRIES: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,6 +39,8 @@ pub enum Kind {
     Daemon,
     /// A directory of this machine.
     Local,
+    /// The same by ssh.
+    Ssh,
 }
 
 /// One run.
@@ -78,10 +81,14 @@ fn run(plan: Plan, start: Start, scratch: &Path) -> Result<String, String> {
         Kind::Daemon => {
             Some(Daemon::start(&target, scratch, &DaemonOptions::default()).expect("rsync --daemon can be started"))
         }
-        Kind::Local => None,
+        Kind::Local | Kind::Ssh => None,
     };
+    let sshd = (plan.kind == Kind::Ssh).then(|| Sshd::start(scratch));
     let to = daemon.as_ref().map_or_else(|| target.clone().into_os_string(), |daemon| daemon.url().into());
-    let mut agent = start(&source, &[to], scratch);
+    let mut agent = match &sshd {
+        Some(sshd) => sshd.agent(&source, &[&target], scratch),
+        None => start(&source, &[to], scratch),
+    };
     agent.wait_ready();
 
     // Half of the seeds: one burst. The others: about 1 ms per step, so that batches run while the tree changes.
@@ -247,6 +254,11 @@ fn churn_converges_on_a_local_target() {
     check(&[5], Names::Hostile, Kind::Local);
 }
 
+#[test]
+fn churn_converges_by_ssh() {
+    check(&[6, 7], Names::Hostile, Kind::Ssh);
+}
+
 /// All seeds are run, also after a failure; the stories come as they happen, the summary at the end.
 #[test]
 #[ignore = "make soak"]
@@ -255,7 +267,11 @@ fn soak_converges_for_every_seed() {
     let mut failed = Vec::new();
     for seed in seeds(100..100 + count) {
         for names in [Names::Plain, Names::Hostile] {
-            let kind = if seed % 4 == 3 { Kind::Local } else { Kind::Daemon };
+            let kind = match seed % 4 {
+                2 => Kind::Ssh,
+                3 => Kind::Local,
+                _ => Kind::Daemon,
+            };
             let plan = Plan { seed, operations: operations(2000), names, kind };
             match std::panic::catch_unwind(|| chaos(plan, start_agent)) {
                 Ok(Ok(line)) => println!("{line}"),

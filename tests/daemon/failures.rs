@@ -35,21 +35,21 @@ const LINES_MAX: usize = 60;
 const NOBODY: u32 = 65_534;
 
 /// A root with two targets: `good`, a directory, and `bad`, which is to fail.
-struct Field {
-    ground: Ground,
-    bad: PathBuf,
+pub struct Field {
+    pub ground: Ground,
+    pub bad: PathBuf,
     /// The program, and how the agent is started.
     rsync: PathBuf,
     through: Vec<String>,
     /// Further keys of the failing target.
-    keys: String,
+    pub keys: String,
     /// The key of the root that says how it is watched.
     watch: String,
     written: u32,
 }
 
 impl Field {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let ground = Ground::new();
         let bad = ground.place.join("bad");
         fs::create_dir(&bad).unwrap();
@@ -66,12 +66,12 @@ impl Field {
         Daemon::start(&self.bad, &self.ground.place, options).expect("rsync --daemon can be started")
     }
 
-    fn state(&self) -> PathBuf {
+    pub fn state(&self) -> PathBuf {
         self.ground.place.join("state")
     }
 
     /// A live agent. `run`, because `mirror` does not start with a target that refuses.
-    fn agent(&self, bad: &str) -> Agent {
+    pub fn agent(&self, bad: &str) -> Agent {
         let config = self.ground.place.join("fansync.yaml");
         let text = format!(
             "state_dir: {}\nrsync: {}\nroots:\n  - name: data\n    path: {}\n{}    targets:\n      \
@@ -103,7 +103,7 @@ impl Field {
         Some((output.status.code()?, serde_json::from_slice(&output.stdout).ok()?))
     }
 
-    fn target(&self, name: &str) -> Option<(i32, Value)> {
+    pub fn target(&self, name: &str) -> Option<(i32, Value)> {
         let (code, status) = self.status()?;
         let targets = status["roots"][0]["targets"].as_array()?;
         Some((code, targets.iter().find(|target| target["name"] == name)?.clone()))
@@ -116,7 +116,7 @@ impl Field {
     }
 
     /// A change of each kind, which the good target must have soon.
-    fn change(&mut self, agent: &Agent) {
+    pub fn change(&mut self, agent: &Agent) {
         self.written += 1;
         let number = self.written;
         fs::create_dir_all(self.ground.at(&format!("new/{number}"))).unwrap();
@@ -134,7 +134,7 @@ impl Field {
 
     /// The target fails for `cause`: status and log say so, with the words that `words` are part of and the hint; it is
     /// asked again, at most `asked` times while we look, and few lines are written; the good target has every change.
-    fn suffers(&mut self, agent: &Agent, cause: Cause, words: &str, asked: std::ops::RangeInclusive<u64>) {
+    pub fn suffers(&mut self, agent: &Agent, cause: Cause, words: &str, asked: std::ops::RangeInclusive<u64>) {
         self.change(agent);
         let mut last = Value::Null;
         let name = cause.name();
@@ -178,13 +178,13 @@ impl Field {
     }
 
     /// The cause is gone: everything arrives by itself, and all is well.
-    fn heals(&mut self, agent: &mut Agent) {
+    pub fn heals(&mut self, agent: &mut Agent) {
         self.change(agent);
         self.is_well(agent);
         assert!(agent.terminate().success(), "{}", agent.last_log_lines(40));
     }
 
-    fn is_well(&self, agent: &Agent) {
+    pub fn is_well(&self, agent: &Agent) {
         if let Err(found) = wait_until_equal(&self.ground.source, &self.bad, PATIENCE, Duration::from_millis(20)) {
             panic!("not equal:\n{}\n{}", found.join("\n"), agent.last_log_lines(40));
         }
@@ -201,7 +201,7 @@ impl Field {
 
 /// What a target with [`Cause::remedy`] of the slow or normal kind may be asked in [`WATCHED`] and before: at the very
 /// least pauses grow, so it is a logarithm of the time.
-const RARELY: std::ops::RangeInclusive<u64> = 1..=12;
+pub const RARELY: std::ops::RangeInclusive<u64> = 1..=12;
 
 /// The daemon's options are wrong and are corrected by a restart.
 fn cured_by_restart(wrong: DaemonOptions, cause: Cause, words: &str) {

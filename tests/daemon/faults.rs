@@ -347,6 +347,7 @@ fn run_in(plan: &Plan, scratch: &Path) -> Result<Option<String>, String> {
     let mut to: Vec<OsString> = vec![match plan.kind {
         Kind::Daemon => daemon.url().into(),
         Kind::Local => target.clone().into_os_string(),
+        Kind::Ssh => unreachable!("no plan has it: its faults are in ssh.rs"),
     }];
     // What befalls the one must not touch the other, which starts empty.
     let beside = plan.beside.then(|| scratch.join("beside"));

@@ -1,4 +1,4 @@
-//! The real binary against a real `rsync --daemon` on loopback: churn, wait until the trees are equal, compare byte for byte.
+//! The real binary against a real `rsync --daemon`, or `sshd`, on loopback: churn, wait until the trees are equal, compare byte for byte.
 //!
 //! `churn` changes a tree, `compare` says where two trees differ, `agent` runs the binary, `chaos` joins the three;
 //! `ground` is what the tests of one behaviour each stand on.
@@ -36,4 +36,6 @@ mod queue_lock;
 #[path = "../shared/small_queue.rs"]
 mod small_queue;
 mod source;
+mod ssh;
+mod sshd;
 mod targets;

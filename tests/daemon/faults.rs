@@ -124,13 +124,13 @@ impl Plan {
 }
 
 /// A small file system of its own, so that it can be full.
-struct SmallDisk {
+pub struct SmallDisk {
     mounted: PathBuf,
 }
 
 impl SmallDisk {
     /// `None`, and a word about it, when not allowed.
-    fn mount(at: &Path) -> Option<Self> {
+    pub fn mount(at: &Path) -> Option<Self> {
         fs::create_dir(at).expect("the scratch directory can be written");
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", &format!("size={TARGET_SIZE},mode=755"), "none"]).arg(at);
@@ -152,7 +152,7 @@ impl SmallDisk {
     }
 
     /// Takes whatever room there is; what a delete has freed too, when called again.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let ballast = File::options().append(true).create(true).open(self.ballast()).expect("a file of ours");
         let mut length = ballast.metadata().expect("a file of ours").len();
         for piece in [1 << 20, 64 << 10, 4096] {
@@ -162,7 +162,7 @@ impl SmallDisk {
         }
     }
 
-    fn free(&self) {
+    pub fn free(&self) {
         let _never_filled = fs::remove_file(self.ballast());
     }
 }

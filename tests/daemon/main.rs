@@ -24,6 +24,7 @@ mod failures;
 mod faults;
 mod fifo;
 mod ground;
+mod local;
 mod many;
 mod marks;
 mod names;

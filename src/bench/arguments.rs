@@ -82,9 +82,9 @@ pub struct BenchArguments {
     /// Kinds of target, separated by commas; for burst, trickle, delete, small and rewrite
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',', default_value = "daemon")]
     pub target: Vec<TargetKind>,
-    /// Runs of each scenario [default: 7, of fanout 3]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub runs: Option<u32>,
+    /// Runs of each scenario
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub runs: u32,
     /// Files in a run, instead of the scenario's own number; for mixed the large ones
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub files: Option<u32>,
@@ -184,7 +184,7 @@ impl BenchArguments {
     pub(super) fn numbers(&self, scenario: Scenario) -> Numbers {
         let others = [self.files, self.seconds, self.rate, self.targets, self.rtt];
         Numbers {
-            runs: self.runs.unwrap_or_else(|| scenario.runs()),
+            runs: self.runs,
             files: self.files.map_or_else(|| scenario.files(), |files| files as usize),
             size: self.size.unwrap_or_else(|| scenario.size()),
             span: self.seconds.map_or_else(|| scenario.seconds(), |seconds| Duration::from_secs(seconds.into())),
@@ -218,7 +218,7 @@ impl ClaimArguments {
             scenarios: vec![Scenario::Burst],
             all: false,
             target: vec![TargetKind::Daemon],
-            runs: Some(self.runs),
+            runs: self.runs,
             files: None,
             size: None,
             seconds: None,
@@ -282,7 +282,7 @@ mod tests {
         let own = parse(&["fanout", "--runs=2"]).numbers(Scenario::Fanout);
         assert_eq!((own.runs, own.rate, own.targets, own.span.as_secs(), own.are_defaults), (2, 167, 20, 60, true));
         let given = parse(&["fanout", "--rate=9", "--targets=3"]).numbers(Scenario::Fanout);
-        assert_eq!((given.runs, given.rate, given.targets, given.are_defaults), (3, 9, 3, false));
+        assert_eq!((given.runs, given.rate, given.targets, given.are_defaults), (7, 9, 3, false));
         assert_eq!(parse(&["latency-wan"]).numbers(Scenario::LatencyWan).rtt, Duration::from_millis(50));
         let kinds = parse(&["--target=stock,local,stock"]);
         assert_eq!(kinds.targets_of(Scenario::Burst), [TargetKind::Stock, TargetKind::Local]);

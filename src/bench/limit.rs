@@ -188,7 +188,7 @@ fn wait_for_all(arrivals: &Arrivals, interrupt: &Interrupt) -> anyhow::Result<()
 }
 
 /// Processor time of the children that this process has reaped.
-fn children_cpu() -> Duration {
+pub(super) fn children_cpu() -> Duration {
     let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Duration::ZERO };
     let time = |value: nix::sys::time::TimeVal| {
         let micros = value.tv_sec().saturating_mul(1_000_000).saturating_add(value.tv_usec());

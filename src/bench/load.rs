@@ -21,6 +21,9 @@ const POOL: usize = 1024 * 1024;
 /// The last part of a wait is spent looking at the clock: a sleeper wakes up too late by about this much.
 const SPIN: Duration = Duration::from_micros(150);
 
+/// Longer waits end on the point.
+const LONG: Duration = Duration::from_millis(10);
+
 /// What is done to each file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
@@ -232,15 +235,19 @@ impl Load {
     }
 }
 
-/// Waits until `due`, to some microseconds.
+/// Waits until `due`. Where that is long, to some microseconds: looking at the clock for a short part of it takes little from
+/// whoever else works.
 pub(super) fn wait_for(due: Instant, interrupt: &Interrupt) -> anyhow::Result<()> {
+    let is_long = due.saturating_duration_since(clock::now()) > LONG;
     loop {
         interrupt.check()?;
         let left = due.saturating_duration_since(clock::now());
         if left.is_zero() {
             return Ok(());
         }
-        if left > SPIN {
+        if !is_long {
+            std::thread::park_timeout(left);
+        } else if left > SPIN {
             std::thread::park_timeout(left - SPIN);
         } else {
             std::hint::spin_loop();

@@ -15,27 +15,34 @@ mod compare;
 mod cpu;
 pub mod demo;
 mod drain;
+mod fanout;
 mod foreign;
 mod goal;
+mod ladder;
 mod limit;
 mod load;
 mod machine;
 mod measure;
 mod mirror;
+mod mixed;
 mod patience;
 mod process;
 mod reader;
 mod relay;
+mod rename;
 mod report;
 mod scale;
 mod scenario;
 mod single;
 mod stage;
+mod stream;
 mod subject;
+mod sustained;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use arguments::Numbers;
 use machine::Machine;
 use measure::Measurement;
 use patience::{Interrupt, Interrupted};
@@ -134,7 +141,7 @@ impl<'a> Bench<'a> {
             for kind in self.arguments.targets_of(scenario) {
                 for (subject, program) in &subjects {
                     let is_agent = *subject == Subject::Agent;
-                    if !is_agent && !(scenario.is_of_single_files() && subject.takes(kind)) {
+                    if !(is_agent || scenario.is_of_single_files() && subject.takes(kind)) {
                         continue;
                     }
                     let measurement = match self.measure(scenario, kind, *subject, program) {
@@ -191,13 +198,31 @@ impl<'a> Bench<'a> {
         let numbers = self.arguments.numbers(scenario);
         let patience = Duration::from_secs(self.arguments.patience);
         let patience = if subject == Subject::Agent { patience } else { patience.min(PEER_PATIENCE) };
-        anyhow::ensure!(scenario.is_of_single_files(), "{} is not built yet", scenario.name());
         let scratch = Scratch::create(&self.parent, "bench")?;
-        let mut measurement =
-            Single { scenario, kind, subject, program, numbers, patience }.measure(scratch, &self.interrupt)?;
-        if subject == Subject::Agent && numbers.are_defaults {
-            measurement.goals = goal::of(&measurement);
-        }
-        Ok(measurement)
+        let by = match scenario {
+            Scenario::Mixed => mixed::measure,
+            Scenario::Rename => rename::measure,
+            Scenario::Fanout => fanout::measure,
+            Scenario::Sustained => sustained::measure,
+            Scenario::Burst
+            | Scenario::Trickle
+            | Scenario::Delete
+            | Scenario::Small
+            | Scenario::Rewrite
+            | Scenario::LatencyWan => {
+                let single = Single { scenario, kind, subject, program, numbers, patience };
+                return Ok(judged(subject, numbers, single.measure(scratch, &self.interrupt)?));
+            }
+        };
+        let measurement = by(program.to_owned(), &numbers, patience, scratch, &self.interrupt)?;
+        Ok(judged(subject, numbers, measurement))
     }
+}
+
+/// With what is promised of the agent at the numbers that the promises are about.
+fn judged(subject: Subject, numbers: Numbers, mut measurement: Measurement) -> Measurement {
+    if subject == Subject::Agent && numbers.are_defaults {
+        measurement.goals = goal::of(&measurement);
+    }
+    measurement
 }

@@ -77,15 +77,6 @@ impl Scenario {
         }
     }
 
-    /// Runs, unless the user says otherwise.
-    pub(super) fn runs(self) -> u32 {
-        match self {
-            // A minute of a thousand changes for each target is a sample by itself.
-            Self::Fanout => 3,
-            _ => 7,
-        }
-    }
-
     /// How many files, unless the user says otherwise. For `mixed` the large ones.
     pub(super) fn files(self) -> usize {
         match self {

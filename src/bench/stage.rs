@@ -24,7 +24,7 @@ use crate::lab::{Daemon, DaemonOptions, MODULE};
 use crate::sys::clock;
 
 /// Until a subject has sent the first file after its start.
-const READY_MAX: Duration = Duration::from_secs(30);
+pub(super) const READY_MAX: Duration = Duration::from_secs(30);
 
 /// Until what shall be there before is copied.
 const COPY_MAX: Duration = Duration::from_secs(600);
@@ -33,7 +33,7 @@ const COPY_MAX: Duration = Duration::from_secs(600);
 const EMPTY_MAX: Duration = Duration::from_secs(20);
 
 /// Nobody worked for this long: what went before is digested. Longer than the agent lets times of directories wait.
-const CALM: Duration = Duration::from_millis(1200);
+pub(super) const CALM: Duration = Duration::from_millis(1200);
 
 /// A warm rsync that has not worked for so long waits for its list, when the target is near.
 const WARM_REST: Duration = Duration::from_millis(40);
@@ -124,6 +124,11 @@ impl End {
             return self.directory.clone().into_os_string();
         }
         format!("rsync://127.0.0.1:{}/{MODULE}", self.port()).into()
+    }
+
+    /// What the relay before it carried so far.
+    pub(super) fn carried(&self) -> Carried {
+        self.relay.as_ref().map(Relay::carried).unwrap_or_default()
     }
 
     /// The tree.
@@ -218,7 +223,7 @@ impl Stage {
 
     /// What the relay before the target carried so far.
     pub(super) fn carried(&self) -> Carried {
-        self.target.relay.as_ref().map(Relay::carried).unwrap_or_default()
+        self.target.carried()
     }
 
     /// Starts the subject. The agent is ready when it says so.

@@ -26,6 +26,7 @@ mod measure;
 mod mirror;
 mod mixed;
 mod patience;
+mod picture;
 mod process;
 mod reader;
 mod relay;
@@ -41,6 +42,8 @@ mod sustained;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use anyhow::Context as _;
 
 use arguments::Numbers;
 use machine::Machine;
@@ -110,7 +113,11 @@ fn read_again(arguments: &BenchArguments) -> anyhow::Result<()> {
 
 /// The table or JSON, and the picture.
 fn tell(arguments: &BenchArguments, report: &Report) -> anyhow::Result<()> {
-    report::print(arguments.json.as_deref(), report, || report.table())
+    report::print(arguments.json.as_deref(), report, || report.table())?;
+    if let Some(file) = &arguments.svg {
+        std::fs::write(file, picture::draw(report)).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
 }
 
 struct Bench<'a> {
@@ -123,6 +130,12 @@ struct Bench<'a> {
 impl<'a> Bench<'a> {
     fn new(arguments: &'a BenchArguments) -> anyhow::Result<Self> {
         let parent = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
+        // Half an hour of measuring is not to be lost because of that.
+        for file in arguments.json.iter().chain(&arguments.svg).filter(|file| file.as_os_str() != "-") {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let is_there = folder.is_none_or(Path::is_dir) && !file.is_dir();
+            anyhow::ensure!(is_there, "cannot write {}: name a file in a directory that exists", file.display());
+        }
         let report = Report {
             format: FORMAT,
             fansync: env!("CARGO_PKG_VERSION").to_owned(),

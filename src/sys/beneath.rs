@@ -26,7 +26,8 @@ const SHARE_MIN: u64 = 1024 * 1024;
 /// # Errors
 /// `ELOOP` (a component is a symlink), `ENOENT`, `ENOTDIR`, …
 pub fn open_top(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // With `O_NOFOLLOW` too a symlink at its end would be `ENOTDIR`.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     Ok(rustix::io::retry_on_intr(|| rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve))?)
 }

@@ -8,21 +8,23 @@
 //! - [`decision`]: what is to be done with an entry.
 //! - [`attributes`]: what is to be set.
 //! - [`temporary`]: the name of what is not in its place yet.
+//! - [`top`]: the target's directory.
 //! - [`work`]: one run.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Instant;
 
 use crate::path::RelPath;
 use crate::plan::{EntryKind, Risk, Run, RunKind};
-use crate::sys::{beneath, files};
+use crate::sys::beneath;
 use crate::watch::Source;
 
 pub mod attributes;
 pub mod decision;
 pub mod temporary;
+mod top;
 mod work;
 
 /// What a run is done by, as far as it goes without rsync.
@@ -101,21 +103,11 @@ impl Direct<'_> {
 }
 
 /// Moves what is at `from` on a local target to `to`, where nothing may be; says whether it did. An acceleration: the run that
-/// follows compares, and says what is done.
+/// follows compares, and says what is done. Whoever calls knows that the source has nothing at `from`.
 pub fn rename_within(target: &Path, from: &RelPath, to: &RelPath) -> bool {
-    let renamed = open_target(target).and_then(|top| beneath::rename_beneath(top.as_fd(), from, to));
+    let renamed = top::open_target(target).and_then(|top| beneath::rename_beneath(top.as_fd(), from, to));
     if let Err(error) = &renamed {
         tracing::debug!(target = %target.display(), %from, %to, %error, "not renamed on the target");
     }
     renamed.is_ok()
-}
-
-/// Opens the directory of a local target. Not on a file system whose server may not answer: that would hold the lane's
-/// thread, where an rsync can be ended.
-fn open_target(path: &Path) -> io::Result<OwnedFd> {
-    let top = beneath::open_top(path)?;
-    if !files::ctimes_tell(top.as_fd())? {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    Ok(top)
 }

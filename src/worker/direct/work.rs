@@ -7,7 +7,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use super::attributes::{Rights, Settings};
 use super::decision::{Deed, decide};
-use super::{Direct, Share, Stopped, open_target, temporary};
+use super::top::open_target;
+use super::{Direct, Share, Stopped, temporary};
 use crate::path::RelPath;
 use crate::plan::{EntryKind, Run};
 use crate::sys::beneath;
@@ -18,6 +19,10 @@ use crate::worker::shipment::within;
 /// Names tried for what is not in its place yet, before rsync has to find one.
 const NAMES_MAX: usize = 8;
 
+/// How much is remembered of the directories above entries; what is beyond is left. Unit: bytes. Why 8 MiB: a batch of 5,000
+/// points in as many directories needs a tenth of it, and paths may have 4 KiB and 2,000 directories each.
+const ABOVE_MAX: usize = 8 * 1024 * 1024;
+
 pub(super) struct Work<'a> {
     job: &'a Direct<'a>,
     top: OwnedFd,
@@ -26,6 +31,7 @@ pub(super) struct Work<'a> {
     place: Option<Place>,
     /// Directories of the source above entries, as they were when they were first met.
     above: HashMap<RelPath, Details>,
+    above_bytes: usize,
     /// Directories of the target that get these attributes when all else is done.
     finish: BTreeMap<RelPath, Details>,
     deleted: u64,
@@ -66,6 +72,7 @@ impl<'a> Work<'a> {
             rights,
             place: None,
             above: HashMap::new(),
+            above_bytes: 0,
             finish: BTreeMap::new(),
             deleted: 0,
             rng: fastrand::Rng::new(),
@@ -137,6 +144,10 @@ impl<'a> Work<'a> {
         let source = files::open_place(root, path)?;
         for directory in with_ancestors(path) {
             if let Entry::Vacant(vacant) = self.above.entry(directory) {
+                self.above_bytes += vacant.key().as_bytes().len() + size_of::<Details>();
+                if self.above_bytes > ABOVE_MAX {
+                    return leave("too many directories");
+                }
                 let details = files::details_of(files::open_place(root, vacant.key())?)?;
                 vacant.insert(details);
             }

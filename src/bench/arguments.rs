@@ -97,6 +97,9 @@ pub struct BenchArguments {
     /// New files per second: fanout [167], sustained in the first step [200]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub rate: Option<u32>,
+    /// The highest rate that sustained tries [default: 100000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate_max: Option<u32>,
     /// Daemons that the agent of fanout sends to [default: 20]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub targets: Option<u32>,
@@ -131,12 +134,14 @@ pub(super) struct Numbers {
     pub(super) size: u64,
     pub(super) span: Duration,
     pub(super) rate: u32,
+    pub(super) rate_max: u32,
     pub(super) targets: usize,
     pub(super) rtt: Duration,
     /// They are those that the promises are about; the number of runs is free.
     pub(super) are_defaults: bool,
 }
 
+const RATE_MAX: u32 = 100_000;
 const TARGETS: u32 = 20;
 const RTT_MS: u32 = 50;
 
@@ -173,6 +178,7 @@ impl BenchArguments {
         needs(self.rtt.is_some(), "rtt", &[LatencyWan]);
         needs(self.targets.is_some(), "targets", &[Fanout]);
         needs(self.rate.is_some(), "rate", &[Fanout, Sustained]);
+        needs(self.rate_max.is_some(), "rate-max", &[Sustained]);
         needs(self.seconds.is_some(), "seconds", &[Fanout, Sustained, Mixed]);
         needs(self.files.is_some(), "files", &with_files);
         needs(self.target[..] != [TargetKind::Daemon], "target", &Scenario::QUICK);
@@ -182,13 +188,14 @@ impl BenchArguments {
 
     /// The numbers of a scenario.
     pub(super) fn numbers(&self, scenario: Scenario) -> Numbers {
-        let others = [self.files, self.seconds, self.rate, self.targets, self.rtt];
+        let others = [self.files, self.seconds, self.rate, self.rate_max, self.targets, self.rtt];
         Numbers {
             runs: self.runs,
             files: self.files.map_or_else(|| scenario.files(), |files| files as usize),
             size: self.size.unwrap_or_else(|| scenario.size()),
             span: self.seconds.map_or_else(|| scenario.seconds(), |seconds| Duration::from_secs(seconds.into())),
             rate: self.rate.unwrap_or_else(|| scenario.rate()),
+            rate_max: self.rate_max.unwrap_or(RATE_MAX),
             targets: self.targets.unwrap_or(TARGETS) as usize,
             rtt: Duration::from_millis(self.rtt.unwrap_or(RTT_MS).into()),
             are_defaults: others.iter().all(Option::is_none) && self.size.is_none(),
@@ -223,6 +230,7 @@ impl ClaimArguments {
             size: None,
             seconds: None,
             rate: None,
+            rate_max: None,
             targets: None,
             rtt: None,
             json: self.json.clone(),
@@ -257,6 +265,7 @@ mod tests {
             (&["burst", "--rtt=10"][..], "--rtt is for latency-wan only"),
             (&["small", "--targets=3"], "--targets is for fanout only"),
             (&["mixed", "--rate=3"], "--rate is for fanout, sustained only"),
+            (&["fanout", "--rate-max=3"], "--rate-max is for sustained only"),
             (&["rename", "--seconds=3"], "--seconds is for mixed, fanout, sustained only"),
             (&["fanout", "--target=local"], "--target is for burst, trickle, delete, small, rewrite only"),
             (&["sustained", "--files=9"], "--files is for burst,"),

@@ -3,9 +3,6 @@
 /// Rates are told apart down to this ratio.
 const FINE: f64 = 1.15;
 
-/// The highest rate that is tried.
-const RATE_MAX: f64 = 100_000.0;
-
 /// The lowest.
 const RATE_MIN: f64 = 1.0;
 
@@ -13,21 +10,23 @@ const RATE_MIN: f64 = 1.0;
 #[derive(Debug, Clone)]
 pub(super) struct Ladder {
     first: f64,
+    most: f64,
     held: Option<f64>,
     too_high: Option<f64>,
 }
 
 impl Ladder {
-    /// Begins at a rate.
-    pub(super) fn from(first: f64) -> Self {
-        Self { first: first.clamp(RATE_MIN, RATE_MAX), held: None, too_high: None }
+    /// Begins at a rate, and tries none above `most`.
+    pub(super) fn from(first: f64, most: f64) -> Self {
+        let most = most.max(RATE_MIN);
+        Self { first: first.clamp(RATE_MIN, most), most, held: None, too_high: None }
     }
 
     /// The rate to try next; `None` at the end. Whole, as a rate of files is.
     pub(super) fn next(&self) -> Option<f64> {
         let next = match (self.held, self.too_high) {
             (None, None) => self.first,
-            (Some(held), None) => (held * 2.0).min(RATE_MAX),
+            (Some(held), None) => (held * 2.0).min(self.most),
             (None, Some(too_high)) => (too_high / 2.0).max(RATE_MIN),
             (Some(held), Some(too_high)) if too_high / held > FINE => (held * too_high).sqrt(),
             (Some(_), Some(_)) => return None,
@@ -59,7 +58,7 @@ mod tests {
 
     /// The rates that are tried where everything up to `truth` is held, and the result.
     fn climb(first: f64, truth: f64) -> (Vec<f64>, Option<f64>) {
-        let mut ladder = Ladder::from(first);
+        let mut ladder = Ladder::from(first, 100_000.0);
         let mut tried = Vec::new();
         while let Some(rate) = ladder.next() {
             tried.push(rate);
@@ -81,7 +80,7 @@ mod tests {
     #[test]
     fn there_may_be_none_and_there_may_be_no_end() {
         assert_eq!(climb(10.0, 0.0).1, None);
-        assert_eq!(climb(10.0, 1e9).1, Some(RATE_MAX));
+        assert_eq!(climb(10.0, 1e9).1, Some(100_000.0));
         assert_eq!(climb(1.0, 1.0).1, Some(1.0));
     }
 }

@@ -39,11 +39,10 @@ pub(super) fn measure(
     let content = Content::new(SMALL, 1);
     let (mut alone, mut runs, mut alone_all) = (Vec::new(), Vec::new(), Vec::new());
     for number in 1..=numbers.runs {
-        stage.ready(|_| Ok(()))?;
+        stage.up(|_| Ok(()))?;
         let mut run = small_files(&stage, &content, &format!("r{number}-alone"), None, numbers, patience)?;
         let mut beside = Run::default();
         if run.missing == 0 {
-            stage.calm()?;
             let name = format!("r{number}-beside");
             beside = small_files(&stage, &content, &name, Some((&large, number)), numbers, patience)?;
         }

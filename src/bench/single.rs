@@ -167,6 +167,7 @@ mod tests {
             size: scenario.size(),
             span: Duration::from_secs(1),
             rate: 1,
+            rate_max: 1,
             targets: 1,
             rtt: Duration::from_millis(10),
             are_defaults: false,

@@ -254,18 +254,23 @@ impl Stage {
     /// files up to twenty times more slowly for a while after many were deleted beside them (measured), which would be
     /// counted against whoever is measured.
     pub(super) fn ready(&mut self, first: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<bool> {
-        let anew = match &mut self.process {
+        let anew = self.up(first)?;
+        self.calm()?;
+        Ok(anew)
+    }
+
+    /// As [`Self::ready`], but the subject may still have something to do.
+    pub(super) fn up(&mut self, first: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<bool> {
+        match &mut self.process {
             Some(process) if !self.starts_anew => {
                 process.check_alive()?;
-                false
+                Ok(false)
             }
             Some(_) | None => {
                 self.begin(first)?;
-                true
+                Ok(true)
             }
-        };
-        self.calm()?;
-        Ok(anew)
+        }
     }
 
     /// Starts the subject on trees that are the same, with what `first` makes.

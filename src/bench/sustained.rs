@@ -55,10 +55,10 @@ pub(super) fn measure(
     let mut first = f64::from(numbers.rate);
     let mut lost = 0;
     for number in 1..=numbers.runs {
-        let mut ladder = Ladder::from(first);
+        let mut ladder = Ladder::from(first, f64::from(numbers.rate_max));
         let mut held: Option<Outcome> = None;
         while let Some(rate) = ladder.next() {
-            stage.ready(|_| Ok(()))?;
+            stage.up(|_| Ok(()))?;
             let name = format!("r{number}-s{}", steps.len());
             let outcome = step(&stage, &name, rate, number, numbers, &content, patience)?;
             progress(&format!("sustained {number}/{}: {}", numbers.runs, step_words(&outcome.step)));

@@ -59,9 +59,9 @@ measure = $(FANSYNC) bench $(2) --runs $(BENCH_RUNS) --dir $(BENCH_SCRATCH) \
 bench: release
 	mkdir -p $(BENCH_DIR)
 	$(call measure,claim,claim)
-	$(call measure,files,burst small rewrite)
+	$(call measure,files,burst small rewrite --peer all)
 	$(call measure,trickle,trickle --target daemon$(comma)stock$(comma)local --peer all)
-	$(call measure,delete,delete --target daemon$(comma)stock)
+	$(call measure,delete,delete --target daemon$(comma)stock --peer all)
 	$(call measure,rename,rename)
 	$(call measure,mixed,mixed)
 	$(call measure,fanout,fanout)

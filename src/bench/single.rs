@@ -152,7 +152,7 @@ mod tests {
 
     /// Measures 20 files with a shell loop in the agent's place, which runs `each` on and on; `$source` and
     /// `$target` are what the agent is given.
-    fn measure(scenario: Scenario, kind: TargetKind, each: &str) -> Measurement {
+    fn measure(scenario: Scenario, kind: TargetKind, runs: u32, each: &str) -> Measurement {
         let scratch = tempfile::tempdir().unwrap();
         let program = scratch.path().join("stand-in");
         let text = format!(
@@ -162,7 +162,7 @@ mod tests {
         fs::write(&program, text).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let numbers = Numbers {
-            runs: 2,
+            runs,
             files: 20,
             size: scenario.size(),
             span: Duration::from_secs(1),
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_arrives_is_measured_against_one_rsync() {
-        let measurement = measure(Scenario::Burst, TargetKind::Daemon, "rsync -a --delete $source/ $target/");
+        let measurement = measure(Scenario::Burst, TargetKind::Daemon, 2, "rsync -a --delete $source/ $target/");
         assert!(measurement.is_complete());
         assert_eq!(measurement.runs, 2);
         assert!(measurement.ratio.unwrap() > 0.0 && measurement.latency_ms.unwrap().p50 > 0.0);
@@ -192,17 +192,17 @@ mod tests {
     #[test]
     fn files_that_never_arrive_are_missing_and_end_the_scenario() {
         let measurement =
-            measure(Scenario::Burst, TargetKind::Daemon, "rsync -a --delete --exclude=*-f00007 $source/ $target/");
+            measure(Scenario::Burst, TargetKind::Daemon, 2, "rsync -a --delete --exclude=*-f00007 $source/ $target/");
         assert_eq!((measurement.missing, measurement.different, measurement.runs), (1, 0, 1));
         assert_eq!(measurement.makespan_ms, None);
     }
 
     #[test]
     fn what_is_rewritten_counts_when_the_new_bytes_are_there() {
-        let measurement = measure(Scenario::Rewrite, TargetKind::Local, "rsync -aI --delete $source/ $target/");
+        let measurement = measure(Scenario::Rewrite, TargetKind::Local, 1, "rsync -aI --delete $source/ $target/");
         assert!(measurement.is_complete(), "{measurement:?}");
         let measurement =
-            measure(Scenario::Rewrite, TargetKind::Local, "rsync -a --ignore-existing --delete $source/ $target/");
+            measure(Scenario::Rewrite, TargetKind::Local, 1, "rsync -a --ignore-existing --delete $source/ $target/");
         assert_eq!((measurement.missing, measurement.runs), (20, 1));
     }
 }

@@ -261,7 +261,7 @@ impl Checker<'_> {
             let mut direct = true;
             self.boolean(&section, "direct", &mut direct);
             target.direct = Some(direct);
-            if matches!(target.location, Location::Daemon(_)) {
+            if !matches!(target.location, Location::Local(_)) {
                 self.complain(value, "only a local directory gets files without rsync", Some("remove it"));
             }
         }

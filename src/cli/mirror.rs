@@ -39,6 +39,9 @@ pub struct MirrorArguments {
     /// rsync processes per target at the same time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
     lanes: u16,
+    /// rsyncs per daemon that are connected and wait for changes; 0 turns it off
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=16))]
+    warm: u16,
     /// Say what would be sent and deleted, once, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -136,6 +139,8 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
                     target.ssh = SshOptions { options: arguments.ssh_options.clone(), ..SshOptions::default() };
                 }
                 target.lanes = arguments.lanes;
+                // No lane can keep more than one.
+                target.warm = arguments.warm.min(arguments.lanes) * crate::config::warm_default(&location);
                 target.timeout = std::time::Duration::from_secs(arguments.timeout);
                 targets.push(target);
             }

@@ -9,11 +9,13 @@ use super::complaint::{COMPLAINTS_MAX, one_line, quoted};
 use super::raw::{self, Kind, Node};
 use super::{
     BACKLOG, HOLD_OVER_PATHS, LANES, LARGE_FILE, NAME_LENGTH_MAX, PERCENT, PROCESSES, QUIET, QUIET_OPEN_NFS,
-    RELEASE_AFTER, SETTLE_MAX, SHARD_DEPTH, SHARDS, SSH_PORT, TARGETS_MAX, TIMEOUT,
+    RELEASE_AFTER, SETTLE_MAX, SHARD_DEPTH, SHARDS, SSH_PORT, TARGETS_MAX, TIMEOUT, WARM,
 };
 use super::{
     Complaint, Config, ConfigErrors, Delete, DeleteMode, Positions, RootConfig, Settle, TargetConfig, WatchBackend,
+    When,
 };
+use crate::config::warm_default;
 use crate::target::{Location, SshOptions};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -107,6 +109,9 @@ const TARGET: Keys = Keys {
         "password_file",
         "ssh",
         "lanes",
+        "warm",
+        "compress",
+        "whole_file",
         "timeout",
         "connect_timeout",
         "large_file",
@@ -241,6 +246,23 @@ impl Checker<'_> {
         if let Some(lanes) = section.get("lanes").and_then(|value| self.number(value, LANES)) {
             target.lanes = lanes;
         }
+        for (name, field) in [("compress", &mut target.compress), ("whole_file", &mut target.whole_file)] {
+            if let Some(when) = section.get(name).and_then(|value| self.when(value)) {
+                *field = when;
+            }
+        }
+        target.warm = warm_default(&target.location);
+        if let Some(value) = section.get("warm")
+            && let Some(warm) = self.number(value, WARM)
+        {
+            target.warm = warm;
+            if warm > target.lanes {
+                let what = format!("{warm} of {} lanes cannot wait", target.lanes);
+                self.complain(value, what, Some("write at most the number of lanes"));
+            } else if warm > 0 && !matches!(target.location, Location::Daemon(_)) && !unknown {
+                self.complain(value, "only connections to rsync daemons can wait", Some("remove it"));
+            }
+        }
         for (name, field) in [("timeout", &mut target.timeout), ("connect_timeout", &mut target.connect_timeout)] {
             let Some(value) = section.get(name) else { continue };
             match self.duration(value, &TIMEOUT) {
@@ -303,6 +325,16 @@ impl Checker<'_> {
             }
         }
         paths
+    }
+
+    fn when(&mut self, value: &Value<'_>) -> Option<When> {
+        match self.text(value)? {
+            "auto" => return Some(When::Auto),
+            "always" => return Some(When::Always),
+            "never" => return Some(When::Never),
+            text => self.complain(value, format!("{} is no answer", quoted(text)), Some("write auto, always or never")),
+        }
+        None
     }
 
     fn watch(&mut self, value: &Value<'_>) -> Option<WatchBackend> {
@@ -910,6 +942,9 @@ roots:
       - url: backup.example.org::www/sub
         password_file: /etc/rsync.password
         lanes: 16
+        warm: 2
+        compress: always
+        whole_file: never
         timeout: 2m
         connect_timeout: 5s
         large_file: 64MiB
@@ -961,6 +996,8 @@ roots:
         );
         www.password_file = Some("/etc/rsync.password".into());
         www.lanes = 16;
+        www.warm = 2;
+        (www.compress, www.whole_file) = (When::Always, When::Never);
         www.timeout = Duration::from_secs(120);
         www.connect_timeout = Duration::from_secs(5);
         www.large_file = 64 << 20;
@@ -1105,6 +1142,18 @@ roots:
         );
         check(&with("", "lanes: -1"), "out of range");
         check(&with("", "lanes: 99999999999999999999"), "out of range");
+        check(&with("", "warm: 17"), "write a whole number from 0 to 16");
+        check(
+            &with("", "warm: 4"),
+            "6:11: roots[0].targets[0].warm: 4 of 3 lanes cannot wait; write at most the number",
+        );
+        let local = with("", "warm: 1").replace("rsync://h/m", "/mnt/copy");
+        check(&local, "roots[0].targets[0].warm: only connections to rsync daemons can wait");
+        check(
+            &with("", "compress: zstd"),
+            "6:15: roots[0].targets[0].compress: 'zstd' is no answer; write auto, always or never",
+        );
+        check(&with("", "whole_file: true"), "roots[0].targets[0].whole_file: ");
         check(&with("", "timeout: 1500ms"), "whole seconds");
         check(&with("", "timeout: 2h"), "write 1s to 1h");
         check(&with("", "connect_timeout: 0s"), "out of range");

@@ -4,7 +4,7 @@
 //! shown with replacement characters.
 
 use super::amount::{duration_text, size_text};
-use super::{Config, Delete as DeleteConfig, DeleteMode, RootConfig, TargetConfig, WatchBackend};
+use super::{Config, Delete as DeleteConfig, DeleteMode, RootConfig, TargetConfig, WatchBackend, When};
 use crate::target::{Location, SshOptions};
 use serde::Serialize;
 
@@ -71,6 +71,9 @@ struct Target {
     #[serde(skip_serializing_if = "Option::is_none")]
     ssh: Option<Ssh>,
     lanes: u16,
+    warm: u16,
+    compress: &'static str,
+    whole_file: &'static str,
     timeout: String,
     connect_timeout: String,
     large_file: String,
@@ -146,6 +149,14 @@ fn delete(delete: &DeleteConfig) -> Delete {
     }
 }
 
+fn when(when: When) -> &'static str {
+    match when {
+        When::Auto => "auto",
+        When::Always => "always",
+        When::Never => "never",
+    }
+}
+
 fn target(target: &TargetConfig) -> Target {
     let url = match &target.location {
         Location::Local(path) => path.to_string_lossy().into_owned(),
@@ -171,6 +182,9 @@ fn target(target: &TargetConfig) -> Target {
         password_file: target.password_file.as_ref().map(text),
         ssh: (port.is_some() || target.ssh != SshOptions::default()).then_some(ssh),
         lanes: target.lanes,
+        warm: target.warm,
+        compress: when(target.compress),
+        whole_file: when(target.whole_file),
         timeout: duration_text(target.timeout),
         connect_timeout: duration_text(target.connect_timeout),
         large_file: size_text(target.large_file),
@@ -316,7 +330,10 @@ mod tests {
                     ssh: if matches!(location, Location::Ssh(_)) { ssh } else { SshOptions::default() },
                     password_file: password_file.filter(|_| matches!(location, Location::Daemon(_))),
                     name,
+                    warm: (lanes / 2) * crate::config::warm_default(&location),
                     location,
+                    compress: if lanes % 2 == 0 { When::Auto } else { When::Never },
+                    whole_file: if timeout % 2 == 0 { When::Always } else { When::Auto },
                     lanes,
                     timeout: Duration::from_secs(timeout),
                     connect_timeout: Duration::from_secs(connect_timeout),
@@ -402,6 +419,9 @@ roots:
   - name: h
     url: rsync://h/m
     lanes: 3
+    warm: 1
+    compress: auto
+    whole_file: auto
     timeout: 1m
     connect_timeout: 10s
     large_file: 8MiB

@@ -48,6 +48,8 @@ pub const QUIET_OPEN_NFS: Duration = Duration::from_secs(5);
 pub const SETTLE_MAX: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
 /// Range of [`TargetConfig::lanes`].
 pub const LANES: RangeInclusive<u16> = 1..=16;
+/// Range of [`TargetConfig::warm`], which is no more than its lanes either.
+pub const WARM: RangeInclusive<u16> = 0..=16;
 /// Range of [`TargetConfig::timeout`] and [`TargetConfig::connect_timeout`]; both in whole seconds, as rsync(1) takes them.
 pub const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// Range of the port of an ssh target.
@@ -139,6 +141,18 @@ pub enum WatchBackend {
     Fanotify,
 }
 
+/// When something is done for a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum When {
+    /// As the measured speed of the way there suggests.
+    #[default]
+    Auto,
+    /// Whatever it is.
+    Always,
+    /// Not at all.
+    Never,
+}
+
 /// What happens to files that are on a target only. Written as a mode, or as `{mode: mirror, hold_over: {paths: 1000}}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delete {
@@ -203,6 +217,16 @@ pub struct TargetConfig {
     /// What ssh is told besides (key `ssh`: `port`, which becomes part of the location, `identity_file`, `known_hosts`, `options`).
     /// ssh targets only; what the user's own configuration of ssh says applies too. Default: nothing.
     pub ssh: SshOptions,
+    /// rsyncs that are connected and wait for changes while there are changes now and then: each saves a change the time of
+    /// a new connection, and takes one of the daemon's `max connections`. Daemon targets only. Range: [`WARM`], at most
+    /// `lanes`. Default: 1; 0 turns it off.
+    pub warm: u16,
+    /// Whether data is compressed (rsync(1), `-z`): `auto`, `always` or `never`. `auto` does it on a way that was measured
+    /// slower than 12 MB/s. Not for local targets. Default: `auto`.
+    pub compress: When,
+    /// Whether changed files are sent whole rather than as differences (rsync(1), `-W`): `auto`, `always` or `never`. `auto`
+    /// sends files up to 1 MiB whole, on a way that was measured slower than 12 MB/s those up to 8 KiB. Default: `auto`.
+    pub whole_file: When,
     /// rsync's `--timeout`: time without any I/O after which a transfer is given up. Range: [`TIMEOUT`]. Default: 60 s.
     pub timeout: Duration,
     /// rsync's `--contimeout`, or `ConnectTimeout` of ssh: time in which the other side must answer. Range: [`TIMEOUT`]. Default: 10 s.
@@ -270,10 +294,13 @@ impl TargetConfig {
     pub fn new(name: impl Into<String>, location: Location) -> Self {
         Self {
             name: name.into(),
+            warm: warm_default(&location),
             location,
             password_file: None,
             ssh: SshOptions::default(),
             lanes: 3,
+            compress: When::Auto,
+            whole_file: When::Auto,
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             large_file: 8 << 20,
@@ -281,6 +308,12 @@ impl TargetConfig {
             direct: None,
         }
     }
+}
+
+/// Default of [`TargetConfig::warm`].
+#[must_use]
+pub fn warm_default(location: &Location) -> u16 {
+    u16::from(matches!(location, Location::Daemon(_)))
 }
 
 /// Why there is no configuration.

@@ -37,6 +37,8 @@ use crate::sys::mounts::MountWatch;
 use crate::target::TargetId;
 use crate::watch::{self, Asked, Choice, Shard, ShardId, ShardOptions, Source, StartError};
 use crate::worker::command::Transport;
+use crate::worker::heat::Heat;
+use crate::worker::link::{Link, LinkOptions};
 use crate::worker::run::Supervisor;
 use crate::worker::ship::Shipper;
 
@@ -103,6 +105,8 @@ pub struct TargetSetup {
     pub transport: Transport,
     /// rsync processes at the same time.
     pub lanes: u16,
+    /// How data is sent, and how many lanes keep an rsync waiting.
+    pub link: LinkOptions,
     /// Files above this go to the large lane. Unit: bytes.
     pub large: u64,
     /// Marks kept while it is away, before they widen.
@@ -471,15 +475,22 @@ fn start_root(
     let mut threads = Vec::new();
     let (search, parker) = LinkSearch::new();
     let mut lanes = Vec::new();
+    let mut ways = Vec::new();
     let mut supervisors = supervisors.into_iter();
     for (index, target) in root.targets.iter().enumerate() {
         let id = TargetId(u16::try_from(index).unwrap_or(u16::MAX));
         let mut of_target = Vec::new();
         let guard = Arc::new(Mutex::new(DeleteGuard::new(root.deletes.hold_over)));
+        let link = Arc::new(Link::new(target.link));
         for (number, supervisor) in (0..target.lanes.max(1)).zip(&mut supervisors) {
             let lane_inbox = LaneInbox::new(supervisor.waker());
             let mut transport = target.transport.clone();
             let connection = connections.of(&mut transport)?;
+            // The last lane is the first that is given small files.
+            let heat = (number + target.link.warm >= target.lanes.max(1)).then(|| {
+                link.add_keeper(supervisor.waker());
+                Heat::new(target.transport.timeout)
+            });
             let lane = LaneLoop {
                 target: id,
                 lane: LaneId(number),
@@ -495,14 +506,19 @@ fn start_root(
                     guard: Arc::clone(&guard),
                     backlog: target.backlog,
                     direct: target.direct,
+                    link: Arc::clone(&link),
                 },
                 links: Arc::clone(&search),
                 connection,
+                heat,
+                slots: Arc::clone(slots),
+                idle_slot: None,
             };
             threads.push(spawn(format!("lane-{index}-{number}"), move || lane.run())?);
             of_target.push(lane_inbox);
         }
         lanes.push(of_target);
+        ways.push(link);
     }
     let walkers = Walkers::new(Arc::clone(&source), Arc::clone(&inbox), errands.clone());
     let options: Vec<TargetOptions> = root
@@ -529,6 +545,7 @@ fn start_root(
         links: (Arc::clone(&links), Arc::clone(&search)),
         lanes: lanes.clone(),
         slots: slots.join(Arc::clone(&inbox)),
+        ways,
         logs: root.targets.iter().map(|target| TargetLog::new(target.name.clone())).collect(),
         status: Arc::clone(&status),
         stop: Arc::clone(&stop),

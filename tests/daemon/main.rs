@@ -40,3 +40,4 @@ mod source;
 mod ssh;
 mod sshd;
 mod targets;
+mod warm;

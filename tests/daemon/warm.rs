@@ -67,7 +67,10 @@ impl Field {
     /// Sends until an rsync waits that has been given nothing, and nothing else is under way.
     fn warm_up(&self, agent: &Agent) {
         self.send(agent, "d/first");
-        until("an rsync that waits", PATIENCE, agent, || self.is_warm() && self.target()["pending"] == 0);
+        until("an rsync that waits, and nothing else", PATIENCE, agent, || {
+            let target = self.target();
+            target["link"]["warm"] == true && target["pending"] == 0 && target["in_flight"] == 0
+        });
     }
 
     fn is_warm(&self) -> bool {

@@ -5,7 +5,6 @@
 pub mod beneath;
 pub mod child;
 pub mod clock;
-pub mod connection;
 pub mod fanotify;
 pub mod files;
 pub mod ground;

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod agent;
+mod bandwidth;
 mod chaos;
 mod churn;
 mod cold_start;
@@ -40,4 +41,3 @@ mod source;
 mod ssh;
 mod sshd;
 mod targets;
-mod warm;

@@ -26,7 +26,7 @@ pub enum Scenario {
     Fanout,
     /// The highest rate of new files at which 99 of 100 are in place within a second.
     Sustained,
-    /// One file of 10 KB every second, to a target 50 ms away.
+    /// One file of 10 KB every second, to a target that is 50 ms of round trip away.
     LatencyWan,
 }
 

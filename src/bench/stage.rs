@@ -46,6 +46,9 @@ pub(super) const LIVE: &str = "live: ";
 
 const POLL: Duration = Duration::from_millis(5);
 
+/// Once more after the first, to remove a scratch directory.
+const REMOVE_ATTEMPTS: usize = 50;
+
 /// A directory of ours, removed at the end.
 #[derive(Debug)]
 pub(super) struct Scratch(PathBuf);
@@ -70,7 +73,15 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
+        // Whoever was killed may still finish the call that it is in, and make a file in a directory that was just emptied.
+        let mut removed = fs::remove_dir_all(&self.0);
+        for _attempt in 0..REMOVE_ATTEMPTS {
+            if removed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {
+                std::thread::park_timeout(POLL);
+                removed = fs::remove_dir_all(&self.0);
+            }
+        }
+        if let Err(error) = removed {
             tracing::warn!(path = %self.0.display(), %error, "a scratch directory stays");
         }
     }

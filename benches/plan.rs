@@ -13,6 +13,7 @@ const POINTS: usize = 5_000;
 
 const OPTIONS: PlanOptions = PlanOptions {
     large: 64 << 20,
+    whole_max: 1 << 20,
     bytes_max: 1 << 30,
     entries_max: 100_000,
     follow_max: 50_000,

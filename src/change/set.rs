@@ -27,7 +27,7 @@ pub struct Now {
 }
 
 /// One batch; ascending within a change set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BatchId(pub u64);
 
 /// The limits of a change set.

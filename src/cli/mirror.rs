@@ -21,9 +21,6 @@ pub struct MirrorArguments {
     /// File with the daemon's password on its first line (mode 0600)
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// How much each target is sent in a second, such as 10MiB/s; by the hour: see 'bandwidth' in the configuration
-    #[arg(long, value_name = "RATE", value_parser = crate::config::rate_argument)]
-    bandwidth: Option<u64>,
     /// Option for ssh, as in ssh_config(5), such as Port=2222 or IdentityFile=/path; may be repeated, for all ssh targets
     #[arg(long = "ssh-option", value_name = "KEY=VALUE", value_parser = ssh_option)]
     ssh_options: Vec<String>,
@@ -42,6 +39,9 @@ pub struct MirrorArguments {
     /// rsync processes per target at the same time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
     lanes: u16,
+    /// rsyncs per daemon that are connected and wait for changes; 0 turns it off
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=16))]
+    warm: u16,
     /// Say what would be sent and deleted, once, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -138,8 +138,9 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
                 if matches!(location, Location::Ssh(_)) {
                     target.ssh = SshOptions { options: arguments.ssh_options.clone(), ..SshOptions::default() };
                 }
-                target.bandwidth = arguments.bandwidth.map(crate::bandwidth::Bandwidth::always);
                 target.lanes = arguments.lanes;
+                // No lane can keep more than one.
+                target.warm = arguments.warm.min(arguments.lanes) * crate::config::warm_default(&location);
                 target.timeout = std::time::Duration::from_secs(arguments.timeout);
                 targets.push(target);
             }

@@ -127,8 +127,8 @@ enum Command {
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let mut arguments = arguments.peekable();
     let program = arguments.next().unwrap_or_default();
-    if arguments.peek().is_some_and(|first| first == crate::worker::run::SHIM) {
-        return ExitCode::from(crate::worker::run::shim(arguments.skip(1)));
+    if arguments.peek().is_some_and(|first| first == crate::worker::shim::SHIM) {
+        return ExitCode::from(crate::worker::shim::shim(arguments.skip(1)));
     }
     let parsed = match Arguments::try_parse_from(std::iter::once(program).chain(arguments)) {
         Ok(parsed) => parsed,

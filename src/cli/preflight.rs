@@ -17,9 +17,12 @@ use crate::limits::{self, Allowance, DIRECTORIES_AT_START, Needs, Step};
 use crate::plan::LinkTable;
 use crate::sys::child::Inherited;
 use crate::sys::limits::{Limit, Raised};
+use crate::target::Location;
 use crate::watch::{Asked, Source};
 use crate::worker::cause::Remedy;
 use crate::worker::command::Transport;
+use crate::worker::heat::Heat;
+use crate::worker::link::{Link, LinkOptions, When};
 use crate::worker::outcome::Applied;
 use crate::worker::run::{Supervisor, Urgency};
 use crate::worker::ship::{self, Shipper, Surroundings};
@@ -203,6 +206,14 @@ fn haste() -> Haste {
     chosen.map_or(Haste::NONE, Haste)
 }
 
+fn when(when: crate::config::When) -> When {
+    match when {
+        crate::config::When::Auto => When::Auto,
+        crate::config::When::Always => When::Always,
+        crate::config::When::Never => When::Never,
+    }
+}
+
 fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> TargetSetup {
     TargetSetup {
         name: target.name.clone(),
@@ -218,11 +229,15 @@ fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> Ta
             control: None,
         },
         lanes: target.lanes,
+        link: LinkOptions {
+            remote: !matches!(target.location, Location::Local(_)),
+            warm: target.warm,
+            compress: when(target.compress),
+            whole_file: when(target.whole_file),
+        },
         large: target.large_file,
         backlog: usize::try_from(target.backlog).unwrap_or(usize::MAX),
-        // What goes without rsync knows no limit.
-        direct: target.direct.unwrap_or(config.rsync.as_os_str() == RSYNC_DEFAULT && target.bandwidth.is_none()),
-        bandwidth: target.bandwidth.clone(),
+        direct: target.direct.unwrap_or(config.rsync.as_os_str() == RSYNC_DEFAULT),
     }
 }
 
@@ -255,10 +270,11 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
                 guard: Arc::new(Mutex::new(DeleteGuard::new(root.deletes.hold_over))),
                 backlog: target.backlog,
                 direct: target.direct,
-                throttle: None,
+                link: Arc::new(Link::new(target.link)),
             };
             let mut around = Surroundings {
                 supervisor: &mut supervisor,
+                heat: &mut Heat::new(target.transport.timeout),
                 urgency: &|| Urgency::None,
                 seen: &mut |_report| {},
                 search_links: &|| {},

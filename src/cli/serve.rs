@@ -24,6 +24,11 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Between two progress lines in the log.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
+/// How long the lock of a state folder is waited for: a child of an agent that was killed holds it too, from when it was forked
+/// until it has become another program (80 ms were seen on a busy machine).
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// Makes the state folder (mode 0700) and takes its lock.
 pub fn lock_state(state: &Path) -> Result<Lock, Failure> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state).map_err(|error| {
@@ -33,7 +38,14 @@ pub fn lock_state(state: &Path) -> Result<Lock, Failure> {
         ))
     })?;
     let path = state.join("lock");
-    match try_lock(&path) {
+    let until = clock::now() + LOCK_PATIENCE;
+    let locked = loop {
+        match try_lock(&path) {
+            Ok(None) if clock::now() < until => std::thread::park_timeout(LOCK_PAUSE),
+            other => break other,
+        }
+    };
+    match locked {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(Failure::wrong(format!(
             "another fansync runs with the state folder {}: stop it first, or name another folder",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::control::{RootStatus, Status, TargetStatus};
+use crate::control::{LinkStatus, RootStatus, Status, TargetStatus};
 
 /// Dead letters and held deletes that are shown of each target; `--json` has more.
 const SHOWN_MAX: usize = 10;
@@ -106,12 +106,12 @@ fn below_row(target: &TargetStatus) -> Vec<String> {
     if target.url != target.name {
         lines.push(target.url.clone());
     }
-    if let Some(limit) = target.bandwidth {
-        lines.push(format!("at most {} now", crate::config::rate_text(limit)));
-    }
     if let Some(cause) = &target.cause {
         let words = if target.words.is_empty() { String::new() } else { format!(": {}", target.words) };
         lines.push(format!("{}{words}{}", cause.replace('_', " "), hint(target.hint.as_deref())));
+    }
+    if let Some(link) = &target.link {
+        lines.push(link_line(link));
     }
     if target.widened > 0 {
         lines.push(format!("too many changes waited: widened {} times", target.widened));
@@ -131,6 +131,33 @@ fn below_row(target: &TargetStatus) -> Vec<String> {
         lines.extend(held.first.iter().take(SHOWN_MAX).map(|path| format!("  {}", path.0)));
     }
     lines
+}
+
+/// The way there, and what would make it faster.
+fn link_line(link: &LinkStatus) -> String {
+    let mut parts = vec![match (&link.warm_reason, link.warm) {
+        (_, true) => "warm".to_owned(),
+        (Some(reason), false) => format!("not warm ({reason})"),
+        (None, false) => "not warm".to_owned(),
+    }];
+    if let Some(acks) = &link.acks {
+        let why = link.acks_reason.as_deref().map_or_else(String::new, |reason| format!(" ({reason})"));
+        parts.push(format!("acks {acks}{why}"));
+    }
+    if let Some(round_trip) = link.round_trip_ms {
+        parts.push(format!("round trip {}", span(round_trip / 1e3)));
+    }
+    if let Some(rate) = link.bytes_per_second {
+        parts.push(format!("{:.0} MB/s", rate / 1e6));
+    }
+    if link.compressed {
+        parts.push("compressed".to_owned());
+    }
+    let mut line = parts.join(", ");
+    if link.acks_reason.is_some() {
+        line.push_str("; set 'socket options = TCP_NODELAY' in the daemon's rsyncd.conf");
+    }
+    line
 }
 
 fn hint(hint: Option<&str>) -> String {
@@ -172,11 +199,11 @@ mod tests {
             background: 0,
             in_flight: 0,
             oldest_seconds: None,
-            bandwidth: None,
             compared: true,
             widened: 0,
             acknowledged: 7,
             latency: Some(Latency { p50_ms: 2.0, p99_ms: 9.0 }),
+            link: None,
             dead_letters: DeadLetters::default(),
             held_deletes: HeldDeletes::default(),
         }
@@ -211,8 +238,16 @@ mod tests {
         dead.words = "Connection refused (111)".to_owned();
         dead.hint = Some("start the rsync daemon".to_owned());
         (dead.pending, dead.failures, dead.oldest_seconds, dead.retry_in_seconds) = (12, 3, Some(75.0), Some(4.2));
-        dead.bandwidth = Some(10 << 20);
         let mut odd = target("odd");
+        odd.link = Some(LinkStatus {
+            acks: Some("plain".to_owned()),
+            acks_reason: Some("Operation not permitted".to_owned()),
+            warm_reason: Some("none is asked for".to_owned()),
+            round_trip_ms: Some(0.3),
+            bytes_per_second: Some(3e6),
+            compressed: true,
+            ..LinkStatus::default()
+        });
         let letter = DeadLetter {
             path: WirePath(RelPath::parse(b"a\n").unwrap()),
             words: "denied".to_owned(),
@@ -240,10 +275,11 @@ root data (/data): held
   TARGET  STATE   PENDING  UNDER WAY  OLDEST  LAG p50/p99  FAILURES  RETRY IN
   dead    paused  12       0          75 s    2 ms/9 ms    3         4.2 s
     rsync://dead/data
-    at most 10MiB/s now
     connection refused: Connection refused (111); start the rsync daemon
   odd     ok      0        0          -       2 ms/9 ms    0         -
     rsync://odd/data
+    not warm (none is asked for), acks plain (Operation not permitted), round trip 0.3 ms, 3 MB/s, compressed; set \
+'socket options = TCP_NODELAY' in the daemon's rsyncd.conf
     1 dead letters: mend the cause, then 'fansync retry'
       a\\n (failed 8 times, again in 10 min): denied
 ";

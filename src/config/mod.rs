@@ -7,7 +7,7 @@
 //! This file holds the types, their defaults and their ranges. `raw` reads YAML into located nodes, `check` turns
 //! nodes into a `Config`, `effective` writes one back, `amount` knows durations and sizes.
 //!
-//! Left out until they exist: poll watching, `metrics`, `full_compare`. Their keys are refused as such, not taken for misspellings.
+//! Left out until they exist: poll watching, `metrics`, `full_compare`, `bandwidth`. Their keys are refused as such, not taken for misspellings.
 
 mod amount;
 mod check;
@@ -17,12 +17,11 @@ mod environment;
 mod password;
 mod raw;
 
-pub use amount::{duration_argument, rate_argument, rate_text};
+pub use amount::duration_argument;
 pub use complaint::{Complaint, ConfigErrors, Positions};
 pub use environment::{EnvironmentProblem, Place, check_environment};
 pub use password::{PasswordFileError, check_password_file};
 
-use crate::bandwidth::Bandwidth;
 use crate::target::{Location, SshOptions};
 use std::io::Read as _;
 use std::ops::RangeInclusive;
@@ -49,6 +48,8 @@ pub const QUIET_OPEN_NFS: Duration = Duration::from_secs(5);
 pub const SETTLE_MAX: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
 /// Range of [`TargetConfig::lanes`].
 pub const LANES: RangeInclusive<u16> = 1..=16;
+/// Range of [`TargetConfig::warm`], which is no more than its lanes either.
+pub const WARM: RangeInclusive<u16> = 0..=16;
 /// Range of [`TargetConfig::timeout`] and [`TargetConfig::connect_timeout`]; both in whole seconds, as rsync(1) takes them.
 pub const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 /// Range of the port of an ssh target.
@@ -65,9 +66,6 @@ pub const PERCENT: RangeInclusive<u32> = 0..=100;
 pub const PROCESSES: RangeInclusive<u16> = 2..=4096;
 /// Default of [`Config::processes`].
 pub const PROCESSES_DEFAULT: u16 = 64;
-/// Range of a limit in [`TargetConfig::bandwidth`]. Unit: bytes per second. Why 64 KiB: rsync counts in KiB, and up to 16 lanes
-/// share a quarter of it while a large file is sent.
-pub const BANDWIDTH: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
 /// Range of [`TargetConfig::backlog`]. Unit: marks.
 pub const BACKLOG: RangeInclusive<u32> = 1_000..=10_000_000;
 
@@ -143,6 +141,18 @@ pub enum WatchBackend {
     Fanotify,
 }
 
+/// When something is done for a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum When {
+    /// As the measured speed of the way there suggests.
+    #[default]
+    Auto,
+    /// Whatever it is.
+    Always,
+    /// Not at all.
+    Never,
+}
+
 /// What happens to files that are on a target only. Written as a mode, or as `{mode: mirror, hold_over: {paths: 1000}}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delete {
@@ -207,16 +217,22 @@ pub struct TargetConfig {
     /// What ssh is told besides (key `ssh`: `port`, which becomes part of the location, `identity_file`, `known_hosts`, `options`).
     /// ssh targets only; what the user's own configuration of ssh says applies too. Default: nothing.
     pub ssh: SshOptions,
+    /// rsyncs that are connected and wait for changes while there are changes now and then: each saves a change the time of
+    /// a new connection, and takes one of the daemon's `max connections`. Daemon targets only. Range: [`WARM`], at most
+    /// `lanes`. Default: 1; 0 turns it off.
+    pub warm: u16,
+    /// Whether data is compressed (rsync(1), `-z`): `auto`, `always` or `never`. `auto` does it on a way that was measured
+    /// slower than 12 MB/s. Not for local targets. Default: `auto`.
+    pub compress: When,
+    /// Whether changed files are sent whole rather than as differences (rsync(1), `-W`): `auto`, `always` or `never`. `auto`
+    /// sends files up to 1 MiB whole, on a way that was measured slower than 12 MB/s those up to 8 KiB. Default: `auto`.
+    pub whole_file: When,
     /// rsync's `--timeout`: time without any I/O after which a transfer is given up. Range: [`TIMEOUT`]. Default: 60 s.
     pub timeout: Duration,
     /// rsync's `--contimeout`, or `ConnectTimeout` of ssh: time in which the other side must answer. Range: [`TIMEOUT`]. Default: 10 s.
     pub connect_timeout: Duration,
     /// Files from this size on have a lane of their own. Unit: bytes. Range: [`LARGE_FILE`]. Default: 8 MiB.
     pub large_file: u64,
-    /// How much it is sent in a second, over all its lanes: a rate such as `50MiB/s`, `none`, or a list of
-    /// `{from: "08:00", to: "18:00", days: [mon, tue], limit: 10MiB/s}`, of which the first that holds the local time counts; one
-    /// without times holds always. Range of each: [`BANDWIDTH`]. Default: no limit.
-    pub bandwidth: Option<Bandwidth>,
     /// Marks that are kept for this target before they are widened. Range: [`BACKLOG`]. Default: 200,000.
     pub backlog: u32,
     /// Files, symlinks and directories are put in place by the agent itself, in a millisecond, and rsync is run for the rest
@@ -278,18 +294,26 @@ impl TargetConfig {
     pub fn new(name: impl Into<String>, location: Location) -> Self {
         Self {
             name: name.into(),
+            warm: warm_default(&location),
             location,
             password_file: None,
             ssh: SshOptions::default(),
             lanes: 3,
+            compress: When::Auto,
+            whole_file: When::Auto,
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             large_file: 8 << 20,
-            bandwidth: None,
             backlog: 200_000,
             direct: None,
         }
     }
+}
+
+/// Default of [`TargetConfig::warm`].
+#[must_use]
+pub fn warm_default(location: &Location) -> u16 {
+    u16::from(matches!(location, Location::Daemon(_)))
 }
 
 /// Why there is no configuration.

@@ -240,9 +240,6 @@ pub struct TargetStatus {
     pub in_flight: usize,
     /// Age of the oldest live mark.
     pub oldest_seconds: Option<f64>,
-    /// What it may be sent now, over all its lanes. Unit: bytes per second; none: there is no limit at this hour.
-    #[serde(default)]
-    pub bandwidth: Option<u64>,
     /// The comparison of the start is through.
     pub compared: bool,
     /// How many times marks were widened because there were too many.
@@ -251,10 +248,41 @@ pub struct TargetStatus {
     pub acknowledged: u64,
     /// From the first event to the acknowledgement, since the start.
     pub latency: Option<Latency>,
+    /// The way there; `None` for a local directory.
+    pub link: Option<LinkStatus>,
     /// Paths that failed again and again.
     pub dead_letters: DeadLetters,
     /// Deletes that wait for `fansync approve`.
     pub held_deletes: HeldDeletes,
+}
+
+/// The way to a target.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// How replies are acknowledged: `quick`, or `plain` where that is not possible; `None` before it is known.
+    pub acks: Option<String>,
+    /// Why they are not acknowledged at once.
+    pub acks_reason: Option<String>,
+    /// An rsync is connected and waits for a change.
+    pub warm: bool,
+    /// Why none does.
+    pub warm_reason: Option<String>,
+    /// Runs by one that waited.
+    pub warm_runs: u64,
+    /// Runs that were started for their list.
+    pub cold_runs: u64,
+    /// Runs by one that waited whose connection was no good, and that were made again.
+    pub warm_broken: u64,
+    /// Data is compressed.
+    pub compressed: bool,
+    /// Bytes on the wire since the start, as far as they were seen.
+    pub bytes_sent: u64,
+    /// The same, from there.
+    pub bytes_received: u64,
+    /// Measured speed. Unit: bytes per second.
+    pub bytes_per_second: Option<f64>,
+    /// The round trip of the latest connection. Unit: milliseconds.
+    pub round_trip_ms: Option<f64>,
 }
 
 /// From the first event to the acknowledgement. Unit: milliseconds.

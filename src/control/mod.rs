@@ -11,8 +11,8 @@ mod request;
 
 pub use answer::{
     Answer, Checkpoint, DeadLetter, DeadLetters, Degraded, Explained, FailureKind, Filtered, Held, HeldDeletes,
-    Latency, MarkInfo, Missing, PathInfo, Reply, Rescan, RootName, RootStatus, ShardStatus, Status, TargetName,
-    TargetStatus, Watch,
+    Latency, LinkStatus, MarkInfo, Missing, PathInfo, Reply, Rescan, RootName, RootStatus, ShardStatus, Status,
+    TargetName, TargetStatus, Watch,
 };
 pub use line::{Line, LineBuffer};
 pub use request::{Command, Request, WirePath};

@@ -23,7 +23,6 @@ use super::saver::{self, Resume, Saver};
 use super::shard::{ShardLoop, WAKE};
 use super::slots::Slots;
 use super::walkers::Walkers;
-use crate::bandwidth::Bandwidth;
 use crate::change::{ChangeSetOptions, SettleOptions};
 use crate::checkpoint::{Loaded, SavedRoot, Storage};
 use crate::control::TargetName;
@@ -38,9 +37,10 @@ use crate::sys::mounts::MountWatch;
 use crate::target::TargetId;
 use crate::watch::{self, Asked, Choice, Shard, ShardId, ShardOptions, Source, StartError};
 use crate::worker::command::Transport;
+use crate::worker::heat::Heat;
+use crate::worker::link::{Link, LinkOptions};
 use crate::worker::run::Supervisor;
 use crate::worker::ship::Shipper;
-use crate::worker::throttle::Throttle;
 
 /// How long the batches in flight may go on after the first request to stop.
 const FINISH_WAIT: Duration = Duration::from_secs(5);
@@ -105,14 +105,14 @@ pub struct TargetSetup {
     pub transport: Transport,
     /// rsync processes at the same time.
     pub lanes: u16,
+    /// How data is sent, and how many lanes keep an rsync waiting.
+    pub link: LinkOptions,
     /// Files above this go to the large lane. Unit: bytes.
     pub large: u64,
     /// Marks kept while it is away, before they widen.
     pub backlog: usize,
     /// A local target gets plain files without rsync.
     pub direct: bool,
-    /// How much it is sent in a second.
-    pub bandwidth: Option<Bandwidth>,
 }
 
 /// Why an agent could not start, or ended by itself.
@@ -184,7 +184,6 @@ struct RunningRoot {
     walkers: Arc<Walkers>,
     desk: Arc<Desk>,
     targets: Vec<TargetName>,
-    throttles: Vec<Option<Arc<Throttle>>>,
     pipeline: Option<JoinHandle<io::Result<()>>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -399,7 +398,6 @@ impl RunningRoot {
             name: self.name.clone(),
             path: self.source.path.clone(),
             targets: self.targets.clone(),
-            throttles: self.throttles.clone(),
             source: Arc::clone(&self.source),
             inbox: Arc::clone(&self.inbox),
             desk: Arc::clone(&self.desk),
@@ -474,23 +472,25 @@ fn start_root(
         }
     }
 
-    let throttle = |target: &TargetSetup| {
-        let bandwidth = target.bandwidth.clone()?;
-        Some(Arc::new(Throttle::new(bandwidth, target.lanes)))
-    };
-    let throttles: Vec<Option<Arc<Throttle>>> = root.targets.iter().map(throttle).collect();
     let mut threads = Vec::new();
     let (search, parker) = LinkSearch::new();
     let mut lanes = Vec::new();
+    let mut ways = Vec::new();
     let mut supervisors = supervisors.into_iter();
     for (index, target) in root.targets.iter().enumerate() {
         let id = TargetId(u16::try_from(index).unwrap_or(u16::MAX));
         let mut of_target = Vec::new();
         let guard = Arc::new(Mutex::new(DeleteGuard::new(root.deletes.hold_over)));
+        let link = Arc::new(Link::new(target.link));
         for (number, supervisor) in (0..target.lanes.max(1)).zip(&mut supervisors) {
             let lane_inbox = LaneInbox::new(supervisor.waker());
             let mut transport = target.transport.clone();
             let connection = connections.of(&mut transport)?;
+            // The last lane is the first that is given small files.
+            let heat = (number + target.link.warm >= target.lanes.max(1)).then(|| {
+                link.add_keeper(supervisor.waker());
+                Heat::new(target.transport.timeout)
+            });
             let lane = LaneLoop {
                 target: id,
                 lane: LaneId(number),
@@ -506,15 +506,19 @@ fn start_root(
                     guard: Arc::clone(&guard),
                     backlog: target.backlog,
                     direct: target.direct,
-                    throttle: throttles[index].clone(),
+                    link: Arc::clone(&link),
                 },
                 links: Arc::clone(&search),
                 connection,
+                heat,
+                slots: Arc::clone(slots),
+                idle_slot: None,
             };
             threads.push(spawn(format!("lane-{index}-{number}"), move || lane.run())?);
             of_target.push(lane_inbox);
         }
         lanes.push(of_target);
+        ways.push(link);
     }
     let walkers = Walkers::new(Arc::clone(&source), Arc::clone(&inbox), errands.clone());
     let options: Vec<TargetOptions> = root
@@ -541,6 +545,7 @@ fn start_root(
         links: (Arc::clone(&links), Arc::clone(&search)),
         lanes: lanes.clone(),
         slots: slots.join(Arc::clone(&inbox)),
+        ways,
         logs: root.targets.iter().map(|target| TargetLog::new(target.name.clone())).collect(),
         status: Arc::clone(&status),
         stop: Arc::clone(&stop),
@@ -606,7 +611,6 @@ fn start_root(
         walkers,
         desk,
         targets: root.targets.iter().map(target_name).collect(),
-        throttles,
         pipeline: Some(pipeline),
         threads,
     })

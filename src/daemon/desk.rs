@@ -16,6 +16,7 @@ use crate::control::Latency;
 use crate::dispatch::{Heard, Missing, PathOnTarget, RootView};
 use crate::path::RelPath;
 use crate::target::TargetId;
+use crate::worker::link::LinkView;
 
 /// Questions that wait for the dispatcher, and answers that wait for the control thread. Full means: the client is told
 /// that the agent is busy; a question is only put while there is room for its answer.
@@ -73,6 +74,7 @@ pub(super) struct ViewPart {
 pub(super) struct Tally {
     pub acknowledged: u64,
     pub latency: Option<Latency>,
+    pub link: LinkView,
 }
 
 /// The queues between one dispatcher and the control thread.
@@ -184,10 +186,10 @@ impl Pipeline {
     }
 
     fn view(&self, now: Now) -> ViewPart {
-        let tallies = self.logs.iter().map(|log| {
+        let tallies = self.logs.iter().zip(&self.ways).map(|(log, way)| {
             let ms = |quantile: f64| log.latency.value_at_quantile(quantile) as f64 / 1000.0;
             let latency = (!log.latency.is_empty()).then(|| Latency { p50_ms: ms(0.5), p99_ms: ms(0.99) });
-            Tally { acknowledged: log.acknowledged, latency }
+            Tally { acknowledged: log.acknowledged, latency, link: way.view() }
         });
         let status = self.status.lock().clone();
         ViewPart { now: now.instant, status, view: self.dispatcher.view(), tallies: tallies.collect() }

@@ -24,7 +24,7 @@ const MARK_BATCHES_MAX: usize = 1024;
 pub(super) struct Inbox {
     /// From shards and the link search.
     pub marks: ArrayQueue<Vec<Mark>>,
-    /// From lanes. Never full: a lane has at most two reports under way.
+    /// From lanes. Never full: a lane has at most three reports under way.
     pub reports: ArrayQueue<(TargetId, LaneId, Report)>,
     /// Of each shard; `i64::MIN` until it has one.
     watermarks: Vec<AtomicI64>,
@@ -35,7 +35,7 @@ impl Inbox {
     pub(super) fn new(waker: Waker, lanes: usize, shards: usize) -> Arc<Self> {
         Arc::new(Self {
             marks: ArrayQueue::new(MARK_BATCHES_MAX),
-            reports: ArrayQueue::new(lanes * 2 + 2),
+            reports: ArrayQueue::new(lanes * 3 + 2),
             watermarks: (0..shards).map(|_| AtomicI64::new(i64::MIN)).collect(),
             waker,
         })
@@ -74,7 +74,7 @@ impl Inbox {
     /// Hands over a lane's report.
     pub(super) fn send_report(&self, target: TargetId, lane: LaneId, report: Report) {
         let sent = self.reports.push((target, lane, report));
-        assert!(sent.is_ok(), "a lane has at most two reports under way");
+        assert!(sent.is_ok(), "a lane has at most three reports under way");
         self.wake();
     }
 

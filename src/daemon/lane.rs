@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
 use mio::Waker;
@@ -12,10 +13,12 @@ use mio::Waker;
 use super::connection::Connection;
 use super::inbox::{Inbox, wake};
 use super::links::LinkSearch;
-use super::slots::Slot;
+use super::slots::{IdleSlot, Slot, Slots};
 use crate::dispatch::{LaneId, Order, Report, Trouble};
+use crate::sys::clock;
 use crate::target::TargetId;
 use crate::worker::cause::Cause;
+use crate::worker::heat::Heat;
 use crate::worker::run::{Supervisor, Urgency};
 use crate::worker::ship::{Shipper, Surroundings};
 
@@ -79,22 +82,47 @@ pub(super) struct LaneLoop {
     pub links: Arc<LinkSearch>,
     /// That of an ssh target.
     pub connection: Option<Arc<Connection>>,
+    /// When it keeps an rsync waiting; `None`: never.
+    pub heat: Option<Heat>,
+    pub slots: Arc<Slots>,
+    /// For the one that waits.
+    pub idle_slot: Option<IdleSlot>,
 }
 
 impl LaneLoop {
+    /// Keeps an rsync waiting, if that is wanted and there is room. Returns when to look again.
+    fn tend(&mut self, missing_args: bool) -> Option<Instant> {
+        let heat = self.heat.as_mut()?;
+        if self.idle_slot.is_none() && heat.wants(clock::now()) {
+            self.idle_slot = self.slots.idle();
+        }
+        let tend_at = self.shipper.tend(missing_args, self.idle_slot.is_some(), &mut self.supervisor, heat);
+        if self.supervisor.warm().is_none() {
+            self.idle_slot = None;
+        }
+        tend_at
+    }
+
     /// Runs until it is told to end and has nothing under way.
     ///
     /// # Errors
     /// When the poll is broken.
     pub(super) fn run(mut self) -> io::Result<()> {
+        let mut missing_args_last = true;
+        // Of a lane that keeps none.
+        let mut no_heat = Heat::new(self.shipper.transport.timeout);
         loop {
             let Some((order, slot)) = self.inbox.orders.pop() else {
                 if self.inbox.ending() != Ending::GoOn {
                     return Ok(());
                 }
-                self.supervisor.prepare(&self.shipper.transport);
+                let tend_at = self.tend(missing_args_last);
+                if self.inbox.orders.is_empty() {
+                    self.supervisor.prepare(&self.shipper.transport);
+                }
                 if self.inbox.orders.is_empty() && self.inbox.ending() == Ending::GoOn {
-                    self.supervisor.rest(None)?;
+                    let wait = tend_at.map(|at| at.saturating_duration_since(clock::now()));
+                    self.supervisor.rest(wait)?;
                 }
                 continue;
             };
@@ -114,6 +142,7 @@ impl LaneLoop {
             };
             let mut around = Surroundings {
                 supervisor: &mut self.supervisor,
+                heat: self.heat.as_mut().unwrap_or(&mut no_heat),
                 urgency: &urgency,
                 seen: &mut seen,
                 search_links: &|| links.ask(),
@@ -134,6 +163,11 @@ impl LaneLoop {
                     Some(_) => {}
                 }
             }
+            if self.supervisor.warm().is_none() {
+                self.idle_slot = None;
+            }
+            let (Order::Send { missing_args, .. } | Order::Probe { missing_args }) = order;
+            missing_args_last = missing_args;
             self.reports.send_report(target, lane, report);
         }
     }

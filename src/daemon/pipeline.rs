@@ -31,6 +31,7 @@ use crate::sys::ground::Backend;
 use crate::sys::mounts::MountWatch;
 use crate::target::TargetId;
 use crate::watch::Source;
+use crate::worker::link::Link;
 use crate::worker::ship::held;
 
 /// Between two readings for `status` and the progress line.
@@ -135,6 +136,8 @@ pub(super) struct Pipeline {
     pub links: (Arc<Mutex<LinkTable>>, Arc<LinkSearch>),
     pub lanes: Vec<Vec<Arc<LaneInbox>>>,
     pub slots: Taker,
+    /// The way to each target.
+    pub ways: Vec<Arc<Link>>,
     pub logs: Vec<TargetLog>,
     pub status: Arc<Mutex<RootStatus>>,
     pub stop: Arc<AtomicBool>,
@@ -222,6 +225,9 @@ impl Pipeline {
             }
             for notice in self.dispatcher.release_due(now) {
                 self.tell(now.instant, notice);
+            }
+            for (way, open) in self.ways.iter().zip(self.dispatcher.takes()) {
+                way.open(open);
             }
             let mut turn = self.slots.begin();
             for action in self.dispatcher.on_tick_within(now.instant, &mut turn) {

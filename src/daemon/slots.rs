@@ -28,6 +28,8 @@ const WORKING_MIN: usize = 4;
 struct Turns {
     working: usize,
     processes: usize,
+    /// Those that were started ahead and wait for a list.
+    idle: usize,
     working_max: usize,
     processes_max: usize,
     /// Roots that were refused, in their order: nobody gets past them.
@@ -36,7 +38,16 @@ struct Turns {
 
 impl Turns {
     fn free(&self) -> usize {
-        (self.working_max.saturating_sub(self.working)).min(self.processes_max.saturating_sub(self.processes))
+        let processes = self.processes + self.idle;
+        (self.working_max.saturating_sub(self.working)).min(self.processes_max.saturating_sub(processes))
+    }
+
+    /// One more may be started ahead, if nobody needs its place. At most half of all, so that the others get on.
+    fn idle(&mut self) -> bool {
+        let room = self.idle < self.processes_max / 2 && self.processes + self.idle < self.processes_max;
+        let granted = room && self.waiting.is_empty();
+        self.idle += usize::from(granted);
+        granted
     }
 
     fn take(&mut self, root: usize) -> bool {
@@ -79,6 +90,7 @@ impl Slots {
         let turns = Turns {
             working: 0,
             processes: 0,
+            idle: 0,
             working_max: (cores * WORKING_PER_CORE).max(WORKING_MIN),
             processes_max,
             waiting: VecDeque::new(),
@@ -91,6 +103,11 @@ impl Slots {
         let mut inboxes = self.inboxes.lock();
         inboxes.push(inbox);
         Taker { slots: Arc::clone(self), root: inboxes.len() - 1 }
+    }
+
+    /// The right to have an rsync that waits for a list.
+    pub(super) fn idle(self: &Arc<Self>) -> Option<IdleSlot> {
+        self.turns.lock().idle().then(|| IdleSlot { slots: Arc::clone(self) })
     }
 
     fn change(&self, change: impl FnOnce(&mut Turns)) {
@@ -204,12 +221,24 @@ impl Drop for Slot {
     }
 }
 
+/// The right to have an rsync that waits for a list.
+#[derive(Debug)]
+pub(super) struct IdleSlot {
+    slots: Arc<Slots>,
+}
+
+impl Drop for IdleSlot {
+    fn drop(&mut self) {
+        self.slots.change(|turns| turns.idle -= 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn turns(working_max: usize, processes_max: usize) -> Turns {
-        Turns { working: 0, processes: 0, working_max, processes_max, waiting: VecDeque::new() }
+        Turns { working: 0, processes: 0, idle: 0, working_max, processes_max, waiting: VecDeque::new() }
     }
 
     #[test]
@@ -257,5 +286,18 @@ mod tests {
         drop(slot);
         assert!(taker.begin().take(), "the turn before it gave its slot back");
         assert!(taker.begin().take());
+    }
+
+    #[test]
+    fn what_waits_for_a_list_takes_no_more_than_half_and_no_place_that_somebody_needs() {
+        let mut turns = turns(9, 4);
+        assert!(turns.idle() && turns.idle() && !turns.idle());
+        assert!(turns.take(0) && turns.take(0) && !turns.take(1));
+        turns.idle -= 1;
+        assert!(!turns.idle(), "the second root is before it");
+        assert!(turns.take(1));
+        turns.idle -= 1;
+        turns.processes -= 2;
+        assert!(turns.idle());
     }
 }

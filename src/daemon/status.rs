@@ -7,13 +7,14 @@ use super::control::RootDesk;
 use super::desk::{Tally, ViewPart};
 use crate::change::{Content, MarkKind, MarkView, Priority};
 use crate::control::{
-    Checkpoint, DeadLetter, DeadLetters, Degraded, Explained, Filtered, Held, HeldDeletes, MarkInfo, Missing, PathInfo,
-    Rescan, RootStatus, ShardStatus, Status, TargetName, TargetStatus, Watch, WirePath,
+    Checkpoint, DeadLetter, DeadLetters, Degraded, Explained, Filtered, Held, HeldDeletes, LinkStatus, MarkInfo,
+    Missing, PathInfo, Rescan, RootStatus, ShardStatus, Status, TargetName, TargetStatus, Watch, WirePath,
 };
 use crate::dispatch::{self, HeldView, LetterView, PathOnTarget, TargetView};
 use crate::path::escaped;
 use crate::sys::clock::WallTime;
 use crate::watch::Lack;
+use crate::worker::link::{AcksView, LinkView};
 
 /// A path of the file system as it is shown.
 pub(super) fn shown(path: &Path) -> String {
@@ -84,11 +85,8 @@ pub(super) fn root(root: &RootDesk, part: ViewPart) -> RootStatus {
             directories: progress.directories as u64,
             candidates: progress.candidates as u64,
         }),
-        targets: (root.targets.iter().zip(&root.throttles).zip(view.targets).zip(tallies).zip(&status.targets))
-            .map(|((((name, throttle), view), tally), status)| TargetStatus {
-                bandwidth: throttle.as_ref().and_then(|throttle| throttle.limit()),
-                ..target_of(now, name, view, &tally, status.compared)
-            })
+        targets: (root.targets.iter().zip(view.targets).zip(tallies).zip(&status.targets))
+            .map(|(((name, view), tally), status)| target_of(now, name, view, &tally, status.compared))
             .collect(),
     }
 }
@@ -139,11 +137,11 @@ fn target_of(now: Instant, name: &TargetName, view: TargetView, tally: &Tally, c
         background: view.background,
         in_flight: view.in_flight,
         oldest_seconds: view.oldest.map(|oldest| now.saturating_duration_since(oldest).as_secs_f64()),
-        bandwidth: None,
         compared,
         widened: view.widened,
         acknowledged: tally.acknowledged,
         latency: tally.latency,
+        link: link_of(tally.link.clone()),
         dead_letters: DeadLetters {
             count: view.dead_letters,
             first: view.letters.into_iter().map(|letter| letter_of(now, letter)).collect(),
@@ -155,6 +153,32 @@ fn target_of(now: Instant, name: &TargetName, view: TargetView, tally: &Tally, c
             for_seconds: view.held.since.map(|since| now.saturating_duration_since(since).as_secs_f64()),
         },
     }
+}
+
+/// A local target has none.
+fn link_of(view: LinkView) -> Option<LinkStatus> {
+    if !view.is_remote {
+        return None;
+    }
+    let (acks, acks_reason) = match view.acks {
+        Some(AcksView::Quick) => (Some("quick"), None),
+        Some(AcksView::Plain(why)) => (Some("plain"), Some(why)),
+        None => (None, None),
+    };
+    Some(LinkStatus {
+        acks: acks.map(str::to_owned),
+        acks_reason,
+        warm: view.is_warm,
+        warm_reason: (!view.is_warm).then(|| view.why_cold.to_owned()),
+        warm_runs: view.warm_runs,
+        cold_runs: view.cold_runs,
+        warm_broken: view.warm_broken,
+        compressed: view.compresses,
+        bytes_sent: view.bytes_sent,
+        bytes_received: view.bytes_received,
+        bytes_per_second: view.speed.rate(),
+        round_trip_ms: (view.speed.rtt_us > 0).then(|| f64::from(view.speed.rtt_us) / 1e3),
+    })
 }
 
 fn letter_of(now: Instant, letter: LetterView) -> DeadLetter {

@@ -162,6 +162,12 @@ impl Dispatcher {
         self.held.is_some()
     }
 
+    /// For each target whether batches may go there.
+    pub fn takes(&self) -> impl Iterator<Item = bool> {
+        let nothing_goes = self.stopping || self.paused || self.held.is_some();
+        self.targets.iter().map(move |target| !nothing_goes && target.takes())
+    }
+
     /// Gives back the memory of marks that are gone. Returns how many paths are remembered still.
     pub fn give_back(&mut self, now: Instant) -> usize {
         self.targets.iter_mut().map(|target| target.give_back(now)).sum()

@@ -736,6 +736,11 @@ impl TargetState {
         self.id
     }
 
+    /// Whether batches may go there.
+    pub(super) fn takes(&self) -> bool {
+        !self.paused && self.breaker.is_closed()
+    }
+
     pub(super) fn is_paused(&self) -> bool {
         self.paused
     }

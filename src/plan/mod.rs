@@ -11,5 +11,5 @@ mod survey;
 
 pub use links::{LinkTable, Siblings, Sought};
 pub use look::{Look, Looker};
-pub use runs::{EntryKind, Plan, PlanOptions, Risk, Run, RunKind, Sighting, entry, plan};
+pub use runs::{EntryKind, Plan, PlanOptions, Risk, Run, RunKind, Sighting, WHOLE_MAX, entry, plan};
 pub use survey::{Found, Survey, SurveyLimits, search_links, survey};

@@ -27,6 +27,8 @@ pub struct Sighting {
 pub struct PlanOptions {
     /// Files above this go to the large lane. Unit: bytes.
     pub large: u64,
+    /// Files up to this are sent whole. Unit: bytes.
+    pub whole_max: u64,
     /// Bytes of one draft at most; what is beyond waits for the next.
     pub bytes_max: u64,
     /// Entries of the listings and subtrees of one draft at most; what is beyond waits for the next.
@@ -89,6 +91,8 @@ pub struct Run {
     pub entries: Vec<(RelPath, EntryKind)>,
     /// What it may delete.
     pub risk: Risk,
+    /// Bytes of the files that are single entries.
+    pub bytes: u64,
 }
 
 /// What to do with a draft.
@@ -117,8 +121,8 @@ pub struct Plan {
 /// A point without a content mark goes with `-I` too when it is small: cheaper than a second run.
 const RESEND_ANYWAY: u64 = 128 * 1024;
 
-/// Files up to this are sent whole: their delta costs two passes over data that fits in one segment's time.
-const WHOLE_MAX: u64 = 1024 * 1024;
+/// Files up to this are sent whole on a fast way: their delta costs two passes over data that fits in one segment's time.
+pub const WHOLE_MAX: u64 = 1024 * 1024;
 
 /// Writes one entry for `--files-from --from0`: a leading slash, which rsync strips, so that names starting with `#`
 /// or `;` are not taken for comments (notes/rsync.md 1.2).
@@ -149,6 +153,7 @@ pub fn plan(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Pla
         wide: Vec::new(),
         changed: Vec::new(),
         largest: [0; 2],
+        bytes: [0; 2],
         surveyed: 0,
         root_attributes: false,
         large_too: false,
@@ -177,6 +182,8 @@ struct Planner<'a> {
     changed: Vec<(RelPath, EntryKind)>,
     /// Largest file of `compare` and of `resend`.
     largest: [u64; 2],
+    /// Bytes of `compare` and of `resend`.
+    bytes: [u64; 2],
     /// Entries of the listings and subtrees so far.
     surveyed: usize,
     root_attributes: bool,
@@ -296,6 +303,7 @@ impl<'a> Planner<'a> {
                 Content::Resend => true,
             };
         self.largest[usize::from(resend)] = self.largest[usize::from(resend)].max(size);
+        self.bytes[usize::from(resend)] += size;
         if resend { self.resend.push(plain) } else { self.compare.push(plain) }
     }
 
@@ -371,6 +379,7 @@ impl<'a> Planner<'a> {
         if !self.resend.is_empty() && self.largest[0] <= RESEND_ANYWAY {
             self.resend.append(&mut self.compare);
             self.largest[1] = self.largest[1].max(self.largest[0]);
+            self.bytes = [0, self.bytes[0] + self.bytes[1]];
         }
         let approved = self.draft.marks.iter().any(|mark| mark.deletes == Deletes::Approved);
         let (unsure, absent) = (&self.unsure, &self.absent);
@@ -383,28 +392,30 @@ impl<'a> Planner<'a> {
             }
             RunKind::Points | RunKind::Listing | RunKind::Subtree => Risk::Unknown,
         };
-        let mut add = |kind, resend, whole, size_max, mut entries: Vec<(RelPath, EntryKind)>| {
+        let bytes = self.bytes;
+        let mut add = |kind, resend, whole, size_max, bytes, mut entries: Vec<(RelPath, EntryKind)>| {
             if !entries.is_empty() {
                 entries.sort_unstable();
                 entries.dedup();
                 let risk = risk(kind, &entries);
-                self.plan.runs.push(Run { kind, resend, whole, size_max, entries, risk });
+                self.plan.runs.push(Run { kind, resend, whole, size_max, entries, risk, bytes });
             }
         };
         let size_max = (!self.large_too).then_some(self.options.large);
-        let whole = |largest: u64| largest <= WHOLE_MAX;
-        add(run_kind, wide_content == Content::Resend, false, size_max, self.wide);
-        add(RunKind::Points, true, whole(self.largest[1]), None, self.resend);
-        add(RunKind::Points, false, whole(self.largest[0]), None, self.compare);
-        add(RunKind::Points, false, true, None, self.gone);
-        add(RunKind::Points, true, false, None, self.changed);
+        let whole_max = self.options.whole_max;
+        let whole = |largest: u64| largest <= whole_max;
+        add(run_kind, wide_content == Content::Resend, false, size_max, 0, self.wide);
+        add(RunKind::Points, true, whole(self.largest[1]), None, bytes[1], self.resend);
+        add(RunKind::Points, false, whole(self.largest[0]), None, bytes[0], self.compare);
+        add(RunKind::Points, false, whole(0), None, 0, self.gone);
+        add(RunKind::Points, true, false, None, 0, self.changed);
         if self.root_touched {
             let mut root = Mark::new(RelPath::root(), MarkKind::Attributes).stage(Stage::Lazy);
             root.changes_names = false;
             self.plan.marks.push(root);
         }
         if self.root_attributes {
-            add(RunKind::RootAttributes, false, false, None, vec![(RelPath::root(), EntryKind::Listing)]);
+            add(RunKind::RootAttributes, false, false, None, 0, vec![(RelPath::root(), EntryKind::Listing)]);
         }
         self.plan
     }

@@ -166,6 +166,12 @@ pub fn set_modified(held: BorrowedFd<'_>, details: &Details) -> io::Result<()> {
     Ok(rustix::fs::utimensat(held, "", &times, AtFlags::EMPTY_PATH)?)
 }
 
+/// The largest file that this process may write: more ends it by a signal (setrlimit(2), `RLIMIT_FSIZE`). Unit: bytes.
+#[must_use]
+pub fn file_size_max() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX)
+}
+
 /// Copies the first `size` bytes of a file into a new one; says how many there were. Asks before each piece whether to go on.
 ///
 /// # Errors

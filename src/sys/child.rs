@@ -76,6 +76,12 @@ pub struct Reaper {
     group: Pid,
 }
 
+impl AsFd for Reaper {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -99,6 +105,12 @@ impl Reaper {
     #[must_use]
     pub fn raw(&self) -> RawFd {
         self.pidfd.as_raw_fd()
+    }
+
+    /// Its process id, which is its own until it is reaped.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.group.as_raw_nonzero().get()
     }
 
     /// Whether the child has ended; it stays a zombie, which keeps its number from being given away.

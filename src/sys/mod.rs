@@ -5,6 +5,7 @@
 pub mod beneath;
 pub mod child;
 pub mod clock;
+pub mod connection;
 pub mod fanotify;
 pub mod files;
 pub mod ground;

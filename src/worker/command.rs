@@ -176,6 +176,7 @@ pub fn probe() -> Run {
         size_max: None,
         entries: Vec::new(),
         risk: Risk::AtMost(0),
+        bytes: 0,
     }
 }
 
@@ -231,7 +232,15 @@ mod tests {
 
     fn run(kind: RunKind, path: &str) -> Run {
         let entries = vec![(RelPath::parse(path.as_bytes()).unwrap(), EntryKind::Plain)];
-        Run { kind, resend: kind == RunKind::Points, whole: false, size_max: Some(8), entries, risk: Risk::Unknown }
+        Run {
+            kind,
+            resend: kind == RunKind::Points,
+            whole: false,
+            size_max: Some(8),
+            entries,
+            risk: Risk::Unknown,
+            bytes: 0,
+        }
     }
 
     #[test]

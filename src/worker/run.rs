@@ -1,38 +1,39 @@
 //! One rsync process: started, listened to, watched over, reaped.
 //!
-//! Invariant: when [`Supervisor::run`] returns, the child is reaped and its process group is gone. The list is a
-//! complete memory file before rsync exists, so no crash of ours can cut an entry short. The child dies with the
-//! thread that started it (`PR_SET_PDEATHSIG` through the exec shim), so that an orphan cannot work against the next
-//! agent.
+//! Invariant: when [`Supervisor::run`] returns, the child is reaped and its process group is gone. No crash of ours cuts an
+//! entry of a list short: the list is a complete memory file before rsync exists, or comes in whole entries (see
+//! [`super::warm`]). The child dies with the thread that started it (`PR_SET_PDEATHSIG` through the exec shim), so that an
+//! orphan cannot work against the next agent.
 //!
-//! The shim is started ahead ([`Supervisor::prepare`]) and waits for its arguments, because starting it costs a
-//! millisecond or more that a change would wait for.
+//! The shim is started ahead ([`Supervisor::prepare`]), and where it pays so is rsync itself ([`Supervisor::warm_up`]).
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Seek as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::acks::{Acks, AcksEnd};
 use super::command::Transport;
-use crate::sys::child::{Ended, Inherited, Reaper, memory_file, set_nonblocking, widen_pipe};
+use super::shim::Shim;
+use super::warm::{Feeding, Warm};
+use crate::sys::child::{Ended, Reaper, memory_file, set_nonblocking, widen_pipe};
 use crate::sys::clock;
 use crate::target::Location;
-
-/// The hidden subcommand that ties a child to its parent's life, then becomes rsync.
-pub const SHIM: &str = "__run-with-parent";
 
 /// Output kept of each stream. Unit: bytes. More is read and thrown away, and says so.
 const OUTPUT_MAX: usize = 256 * 1024;
 
 /// Between TERM and KILL. A daemon's receiver removes its temporary file on TERM (notes/rsync.md 8).
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long an rsync that got nothing to do may take to end.
+const LEAVE_WAIT: Duration = Duration::from_secs(1);
 
 /// Between two looks at what a running rsync waits for.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -41,6 +42,9 @@ const WAKE: Token = Token(0);
 const STDOUT: Token = Token(1);
 const STDERR: Token = Token(2);
 const EXIT: Token = Token(3);
+const ACKS: Token = Token(4);
+const WARM_EXIT: Token = Token(5);
+const WARM_ACKS: Token = Token(6);
 
 /// What a finished run printed and how it ended.
 #[derive(Debug)]
@@ -55,8 +59,10 @@ pub struct Finished {
     pub stderr: Vec<u8>,
     /// There was more output.
     pub output_cut: bool,
-    /// From spawn to reaped.
+    /// From the start, or from when it was given its list, to the end.
     pub took: Duration,
+    /// What was known of its connection at the end.
+    pub acks: AcksEnd,
 }
 
 /// Why we stopped a run.
@@ -87,57 +93,33 @@ pub struct Supervisor {
     poll: Poll,
     waker: Arc<Waker>,
     spare: Option<Spare>,
+    warm: Option<Warm>,
+    /// The rsyncs of this lane share their standard error with ssh.
+    shares_stderr: bool,
+    leaving: Option<Leaving>,
 }
 
-/// A shim that waits for its arguments: closing its pipe without them ends it.
+/// One that waited and got nothing: it saw the end of its list and ends by itself, which leaves no complaint in the
+/// daemon's log.
+#[derive(Debug)]
+struct Leaving {
+    _child: Child,
+    reaper: Reaper,
+    acks: Acks,
+    until: Instant,
+}
+
+/// A shim whose list will come by a memory file.
 #[derive(Debug)]
 struct Spare {
-    child: Child,
-    reaper: Reaper,
-    arguments: OwnedFd,
-    list: std::fs::File,
-}
-
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        if let Some(spare) = self.spare.take() {
-            spare.discard();
-        }
-    }
+    shim: Shim,
+    list: File,
 }
 
 impl Spare {
     fn start(transport: &Transport) -> io::Result<Self> {
-        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let read = Inherited::duplicate(&read)?;
-        let list = std::fs::File::from(memory_file(b"")?);
-        #[expect(clippy::disallowed_methods, reason = "the one place where the agent starts rsync")]
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(SHIM)
-            .arg(std::process::id().to_string())
-            .arg(read.number().to_string())
-            .env_clear()
-            .envs(super::command::environment(transport, |name| std::env::var_os(name)))
-            .stdin(Stdio::from(list.try_clone()?))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        let mut child = command.spawn()?;
-        match Reaper::open(&child) {
-            Ok(reaper) => Ok(Self { child, reaper, arguments: write, list }),
-            Err(error) => {
-                let _ended_already = child.kill();
-                #[expect(clippy::disallowed_methods, reason = "it was killed one line above, so the wait is short")]
-                let _status = child.wait();
-                Err(error)
-            }
-        }
-    }
-
-    /// Ends a shim that was not needed.
-    fn discard(self) {
-        self.reaper.end();
+        let list = File::from(memory_file(b"")?);
+        Ok(Self { shim: Shim::start(transport, Stdio::from(list.try_clone()?))?, list })
     }
 
     /// Writes the list to the child's standard input.
@@ -145,6 +127,16 @@ impl Spare {
         self.list.write_all(list)?;
         // The child's standard input is the same open file, so this is its position too.
         self.list.rewind()
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            spare.shim.reaper.end();
+        }
+        self.cool();
+        self.dismiss();
     }
 }
 
@@ -156,7 +148,7 @@ impl Supervisor {
     pub fn create() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        Ok(Self { poll, waker, spare: None })
+        Ok(Self { poll, waker, spare: None, warm: None, shares_stderr: false, leaving: None })
     }
 
     /// Wakes the lane: it looks at its orders and at the urgency.
@@ -165,16 +157,35 @@ impl Supervisor {
         Arc::clone(&self.waker)
     }
 
-    /// Waits until somebody wakes the lane.
+    /// Waits until somebody wakes the lane, or something becomes of the rsync that waits for its list.
     ///
     /// # Errors
     /// Those of epoll_wait(2).
     pub fn rest(&mut self, time: Option<Duration>) -> io::Result<()> {
         let mut events = Events::with_capacity(4);
-        match self.poll.poll(&mut events, time) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
-            _ => Ok(()),
+        let mut wait = time;
+        if let Some(warm) = &mut self.warm {
+            let now = clock::now();
+            warm.acks.look_if_due(now, &warm.reaper, self.poll.registry());
+            let look = warm.acks.look_at().map(|at| at.saturating_duration_since(now));
+            wait = wait.into_iter().chain(look).min();
         }
+        if let Some(leaving) = &self.leaving {
+            let now = clock::now();
+            if leaving.until <= now || leaving.reaper.has_ended()? {
+                self.dismiss();
+            } else {
+                wait = wait.into_iter().chain([leaving.until.saturating_duration_since(now)]).min();
+            }
+        }
+        match self.poll.poll(&mut events, wait) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        if let Some(warm) = self.warm.as_ref().filter(|_| events.iter().any(|event| event.token() == WARM_ACKS)) {
+            warm.acks.acknowledge();
+        }
+        Ok(())
     }
 
     /// Runs rsync with `arguments` and `list` on its standard input, until it ends or `deadline` is past.
@@ -192,31 +203,48 @@ impl Supervisor {
         let started = clock::now();
         let mut spare = self.take_spare(transport)?;
         if let Err(error) = spare.fill(list) {
-            spare.discard();
+            spare.shim.reaper.end();
             return Err(error);
         }
-        if let Err(error) = send_arguments(spare.arguments, &transport.program, arguments) {
-            spare.reaper.kill_group();
-            tracing::debug!(%error, "the shim took no arguments");
-        }
+        let (child, reaper) = spare.shim.become_rsync(transport, arguments);
+        let acks = match transport.location {
+            Location::Daemon(_) => Acks::of_child(started, ACKS),
+            Location::Local(_) | Location::Ssh(_) => Acks::none(started),
+        };
+        self.shares_stderr = matches!(transport.location, Location::Ssh(_));
+        self.watch(child, reaper, acks, started, deadline, urgency)
+    }
+
+    /// Watches a child to its end.
+    fn watch(
+        &mut self,
+        mut child: Child,
+        reaper: Reaper,
+        acks: Acks,
+        started: Instant,
+        deadline: Instant,
+        urgency: &dyn Fn() -> Urgency,
+    ) -> io::Result<Finished> {
         let mut watched = Watched {
-            stdout: Stream::new(spare.child.stdout.take())?,
-            stderr: match transport.location {
-                Location::Ssh(_) => Stream::shared(spare.child.stderr.take())?,
-                Location::Daemon(_) | Location::Local(_) => Stream::new(spare.child.stderr.take())?,
+            stdout: Stream::new(child.stdout.take())?,
+            stderr: if self.shares_stderr {
+                Stream::shared(child.stderr.take())?
+            } else {
+                Stream::new(child.stderr.take())?
             },
-            reaper: spare.reaper,
+            reaper,
+            acks,
             ended: None,
             stopped: None,
             kill_at: None,
             look_at: started + LOOK_PAUSE,
         };
-        if let Err(error) = self.follow(&mut watched, deadline, urgency) {
-            if watched.ended.is_none() {
-                watched.reaper.end();
-            }
-            return Err(error);
+        let followed = self.follow(&mut watched, deadline, urgency);
+        if watched.ended.is_none() {
+            watched.reaper.end();
         }
+        let acks = watched.acks.close(self.poll.registry());
+        followed?;
         let ended = watched.ended.ok_or_else(|| io::Error::other("rsync was not reaped"))?;
         Ok(Finished {
             ended,
@@ -225,7 +253,117 @@ impl Supervisor {
             stdout: watched.stdout.kept,
             stderr: watched.stderr.kept,
             took: clock::now() - started,
+            acks,
         })
+    }
+
+    /// Starts an rsync with `arguments` that waits for its list, unless there is one.
+    ///
+    /// # Errors
+    /// When it cannot be started; nothing is left behind then.
+    pub fn warm_up(&mut self, transport: &Transport, arguments: Vec<OsString>) -> io::Result<()> {
+        if self.warm.is_none() {
+            let warm = Warm::start(transport, arguments, WARM_ACKS)?;
+            // Its end wakes the lane.
+            let exit = warm.reaper.raw();
+            let registered = self.poll.registry().register(&mut SourceFd(&exit), WARM_EXIT, Interest::READABLE);
+            self.warm = Some(warm);
+            if let Err(error) = registered {
+                self.cool();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The rsync that waits for its list: its arguments, and since when.
+    #[must_use]
+    pub fn warm(&self) -> Option<(&[OsString], Instant)> {
+        self.warm.as_ref().map(|warm| (warm.arguments.as_slice(), warm.started))
+    }
+
+    /// Has it end by itself, with an empty list.
+    pub fn let_go(&mut self) {
+        self.dismiss();
+        let Some(warm) = self.warm.take() else { return };
+        let Warm { child, reaper, acks, list, .. } = warm;
+        acks.acknowledge();
+        drop(list);
+        self.leaving = Some(Leaving { _child: child, reaper, acks, until: clock::now() + LEAVE_WAIT });
+    }
+
+    /// Ends what [`Self::let_go`] let go.
+    fn dismiss(&mut self) {
+        if let Some(mut leaving) = self.leaving.take() {
+            let _registered = self.poll.registry().deregister(&mut SourceFd(&leaving.reaper.raw()));
+            leaving.reaper.end();
+            let _its_numbers_tell_nothing = leaving.acks.close(self.poll.registry());
+        }
+    }
+
+    /// Ends it. Returns whether there was one.
+    pub fn cool(&mut self) -> bool {
+        let Some(mut warm) = self.take_warm() else { return false };
+        warm.reaper.end();
+        let _its_numbers_tell_nothing = warm.acks.close(self.poll.registry());
+        true
+    }
+
+    /// Reaps it if it has ended by itself, or has lost its connection: how, and at what age.
+    ///
+    /// # Errors
+    /// Those of waitid(2) and read(2).
+    pub fn warm_ended(&mut self) -> io::Result<Option<Finished>> {
+        let Some(warm) = &self.warm else { return Ok(None) };
+        if warm.is_well()? {
+            return Ok(None);
+        }
+        let Some(warm) = self.take_warm() else { return Ok(None) };
+        // One that reads its list does not see that the connection is gone.
+        if !warm.reaper.has_ended()? {
+            warm.reaper.kill_group();
+        }
+        let Warm { child, reaper, acks, started, .. } = warm;
+        self.watch(child, reaper, acks, started, clock::now() + GRACE, &|| Urgency::None).map(Some)
+    }
+
+    /// Gives the rsync that waits its list and watches it to its end. `None` when there is none that is well, or the list
+    /// is not for it: then nothing has happened.
+    ///
+    /// # Errors
+    /// When it cannot be watched; nothing is left behind then.
+    pub fn run_warm(
+        &mut self,
+        list: &[u8],
+        deadline: Instant,
+        urgency: &dyn Fn() -> Urgency,
+    ) -> io::Result<Option<Finished>> {
+        let Some(warm) = &mut self.warm else { return Ok(None) };
+        let Some(feeding) = Feeding::of(list) else { return Ok(None) };
+        warm.acks.look(&warm.reaper, self.poll.registry());
+        if !warm.is_well()? || !warm.has_room(&feeding) {
+            return Ok(None);
+        }
+        let Some(warm) = self.take_warm() else { return Ok(None) };
+        warm.acks.acknowledge();
+        let started = clock::now();
+        let Warm { child, reaper, mut acks, list, .. } = warm;
+        if let Err(error) = feeding.write(&list) {
+            // It must not see the end of a list that is not whole.
+            reaper.end();
+            drop(list);
+            let _nothing_came = acks.close(self.poll.registry());
+            tracing::debug!(%error, "the waiting rsync took no list");
+            return Ok(None);
+        }
+        drop(list);
+        self.watch(child, reaper, acks, started, deadline, urgency).map(Some)
+    }
+
+    fn take_warm(&mut self) -> Option<Warm> {
+        let warm = self.warm.take()?;
+        let _registered = self.poll.registry().deregister(&mut SourceFd(&warm.reaper.raw()));
+        Some(warm)
     }
 
     /// Starts the shim of the next run, so that it need not be waited for. A failure is met again, and told, by the run.
@@ -237,7 +375,7 @@ impl Supervisor {
 
     fn take_spare(&mut self, transport: &Transport) -> io::Result<Spare> {
         match self.spare.take() {
-            Some(spare) if spare.reaper.try_reap()?.is_none() => Ok(spare),
+            Some(spare) if spare.shim.reaper.try_reap()?.is_none() => Ok(spare),
             Some(_) | None => Spare::start(transport),
         }
     }
@@ -248,12 +386,18 @@ impl Supervisor {
         let mut events = Events::with_capacity(8);
         let result = loop {
             watched.mind(clock::now(), deadline, urgency());
+            watched.acks.look_if_due(clock::now(), &watched.reaper, &registry);
             let wake_at = watched.kill_at.unwrap_or(deadline).min(watched.look_at);
+            let wake_at = watched.acks.look_at().map_or(wake_at, |at| wake_at.min(at));
             let wait = wake_at.saturating_duration_since(clock::now()).saturating_add(Duration::from_millis(1));
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => break Err(error),
                 Ok(()) => {}
+            }
+            // First, as the daemon waits for it.
+            if events.iter().any(|event| matches!(event.token(), ACKS | WARM_ACKS)) {
+                watched.acks.acknowledge();
             }
             watched.stdout.read()?;
             watched.stderr.read()?;
@@ -277,6 +421,7 @@ struct Watched {
     stdout: Stream<std::process::ChildStdout>,
     stderr: Stream<std::process::ChildStderr>,
     reaper: Reaper,
+    acks: Acks,
     ended: Option<Ended>,
     stopped: Option<Stop>,
     kill_at: Option<Instant>,
@@ -372,53 +517,6 @@ impl<T: Read + AsFd> Stream<T> {
     }
 }
 
-/// Writes the command line for a shim: a count, then the program and its arguments, each ended by a NUL.
-fn send_arguments(pipe: OwnedFd, program: &std::path::Path, arguments: &[OsString]) -> io::Result<()> {
-    let mut bytes = (arguments.len() + 1).to_string().into_bytes();
-    bytes.push(0);
-    for argument in std::iter::once(program.as_os_str()).chain(arguments.iter().map(OsString::as_os_str)) {
-        bytes.extend_from_slice(argument.as_bytes());
-        bytes.push(0);
-    }
-    std::fs::File::from(pipe).write_all(&bytes)
-}
-
-/// Reads what [`send_arguments`] wrote; `None` when it is not complete, because the writer is gone or has no need.
-fn receive_arguments(mut pipe: impl Read) -> Option<Vec<OsString>> {
-    let mut bytes = Vec::new();
-    pipe.read_to_end(&mut bytes).ok()?;
-    let mut parts = bytes.strip_suffix(&[0])?.split(|byte| *byte == 0);
-    let count: usize = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    let arguments: Vec<OsString> = parts.map(|part| OsString::from_vec(part.to_vec())).collect();
-    (arguments.len() == count).then_some(arguments)
-}
-
-/// The shim, called as `PARENT DESCRIPTOR`: ties this process to its parent's life, waits for a command line on the
-/// descriptor, and becomes that program. Returns only when that failed or is not wanted, with the exit code to use.
-pub fn shim(mut arguments: impl Iterator<Item = OsString>) -> u8 {
-    let mut number = || arguments.next()?.to_str()?.parse::<u32>().ok();
-    let (Some(parent), Some(descriptor)) = (number(), number()) else { return 2 };
-    match crate::sys::child::die_with_parent(parent) {
-        Ok(true) => {}
-        // Nobody is there to tell.
-        Ok(false) | Err(_) => return 1,
-    }
-    let Ok(pipe) = std::fs::File::open(format!("/proc/self/fd/{descriptor}")) else { return 1 };
-    let Some(command) = receive_arguments(pipe) else { return 0 };
-    let Some((program, arguments)) = command.split_first() else { return 2 };
-    #[expect(clippy::disallowed_methods, reason = "replaces this process; the supervisor started it")]
-    let error = Command::new(program).args(arguments).exec();
-    let mut stderr = io::stderr();
-    let _nobody_reads = io::Write::write_fmt(
-        &mut stderr,
-        format_args!("fansync: cannot run {}: {error}\n", std::path::Path::new(program).display()),
-    );
-    SHIM_NOT_RUN
-}
-
-/// Exit code of the shim when the program could not be run; rsync has no such code.
-pub const SHIM_NOT_RUN: u8 = 127;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,20 +533,5 @@ mod tests {
         stream.read().unwrap();
         assert!(stream.cut, "{} bytes of room", stream.room);
         assert_eq!(stream.kept.len(), stream.room);
-    }
-
-    #[test]
-    fn a_command_line_arrives_whole_or_not_at_all() {
-        let (read, write) = rustix::pipe::pipe().unwrap();
-        let arguments = ["-a".into(), "".into(), OsString::from_vec(b"\xff\n".to_vec())];
-        send_arguments(write, std::path::Path::new("rsync"), &arguments).unwrap();
-        let received = receive_arguments(std::fs::File::from(read)).unwrap();
-        assert_eq!(received[0], "rsync");
-        assert_eq!(received[1..], arguments);
-        let whole = b"2\0rsync\0-a\0";
-        for length in 0..whole.len() {
-            assert_eq!(receive_arguments(&whole[..length]), None, "cut at {length}");
-        }
-        assert!(receive_arguments(&whole[..]).is_some());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,11 +15,13 @@ use super::cause::Cause;
 use super::command::{self, Fence, Transport};
 use super::complaint::{Names, PathCause, Standing};
 use super::direct::{Direct, Share, Stopped};
+use super::heat::Heat;
+use super::link::Link;
 use super::outcome::{self, Applied, Exit, Run as Ended, Verdict};
-use super::run::{Finished, SHIM_NOT_RUN, Stop, Supervisor, Urgency};
+use super::run::{Finished, Stop, Supervisor, Urgency};
+use super::shim::SHIM_NOT_RUN;
 use super::shipment::{Shipment, Sights, is_above, nothing, probed, within};
-use super::throttle::{Part, Throttle, Told};
-use crate::change::Draft;
+use crate::change::{BatchId, Draft};
 use crate::dispatch::{Conclusion, DeleteGuard, Pace, Report, Reservation, Trouble, TroubleRemedy};
 use crate::path::RelPath;
 use crate::plan::{LinkTable, Risk, Run, RunKind};
@@ -32,8 +34,9 @@ use crate::watch::{RootFault, Source};
 /// stalled link much earlier; the deadline is for an rsync that hangs.
 const SLOWEST_LINK: u64 = 16 * 1024;
 
-/// Between two looks whether a large file may have its part of the limit. It will take long, so nobody misses it.
-const PART_PAUSE: Duration = Duration::from_millis(50);
+/// How long a target that has too few connections is asked again, once none of ours waits any more, and how often.
+const ROOM_WAIT: Duration = Duration::from_secs(1);
+const ROOM_PAUSE: Duration = Duration::from_millis(40);
 
 /// Sends drafts of one root to one target. One per lane.
 #[derive(Debug)]
@@ -54,14 +57,16 @@ pub struct Shipper {
     pub backlog: usize,
     /// A local target gets plain files without rsync.
     pub direct: bool,
-    /// The limit of the target, shared by all its lanes.
-    pub throttle: Option<Arc<Throttle>>,
+    /// What the lanes of the target share of the way there.
+    pub link: Arc<Link>,
 }
 
 /// What a shipper asks of its surroundings.
 pub struct Surroundings<'a> {
     /// Runs rsync.
     pub supervisor: &'a mut Supervisor,
+    /// Whether the lane keeps an rsync waiting.
+    pub heat: &'a mut Heat,
     /// Whether to go on.
     pub urgency: &'a dyn Fn() -> Urgency,
     /// Takes the report that precedes the runs.
@@ -76,7 +81,13 @@ impl Shipper {
         if let Err(fault) = self.source.check(clock::now()) {
             return nothing(held(fault));
         }
-        let sights = Sights { source: &*self.source, links: &self.links, large: self.large, backlog: self.backlog };
+        let sights = Sights {
+            source: &*self.source,
+            links: &self.links,
+            large: self.large,
+            whole_max: self.link.whole_max(),
+            backlog: self.backlog,
+        };
         let look = self.links.lock().begin_look();
         let mut shipment = sights.prepare(draft, missing_args);
         if shipment.search_links {
@@ -180,7 +191,12 @@ impl Shipper {
 
     /// Asks the target with an empty list; `None` when all is well.
     pub fn probe(&self, missing_args: bool, around: &mut Surroundings<'_>) -> Option<Trouble> {
-        match self.run(&command::probe(), self.closed(), How { missing_args, bytes: 0, large: false }, around) {
+        match self.run(
+            &command::probe(),
+            self.closed(),
+            How { missing_args, bytes: 0, batch: BatchId::default() },
+            around,
+        ) {
             Err(trouble) => Some(trouble),
             Ok(verdict) => probed(&verdict),
         }
@@ -191,7 +207,12 @@ impl Shipper {
     /// # Errors
     /// The trouble, when rsync could not even be run.
     pub fn ask(&self, around: &mut Surroundings<'_>) -> Result<Verdict, Trouble> {
-        self.run(&command::probe(), self.closed(), How { missing_args: true, bytes: 0, large: false }, around)
+        self.run(
+            &command::probe(),
+            self.closed(),
+            How { missing_args: true, bytes: 0, batch: BatchId::default() },
+            around,
+        )
     }
 
     /// Deletes nothing, and says so if there is something.
@@ -211,9 +232,11 @@ impl Shipper {
         shipment: &Shipment,
         around: &mut Surroundings<'_>,
     ) -> Result<Guarded, Trouble> {
-        let how = How { missing_args, bytes: shipment.bytes, large: shipment.large };
+        let how = How { missing_args, bytes: shipment.bytes, batch: shipment.batch };
         let denied = shipment.is_denied(run);
+        let waiting = self.run_warm(run, denied, how, around)?;
         let first = match run.risk {
+            _ if waiting.is_some() => waiting,
             _ if self.source.keep => return Ok(Guarded::new(self.run(run, Fence::Keep, how, around)?)),
             Risk::Approved => return Ok(Guarded::new(self.run(run, Fence::Open, how, around)?)),
             Risk::AtMost(0) => None,
@@ -295,48 +318,72 @@ impl Shipper {
         ended.map(Some)
     }
 
+    /// Makes a run by a fresh rsync. One that meets a limit of connections goes again at once when we had a part in that.
     fn run(&self, run: &Run, fence: Fence, how: How, around: &mut Surroundings<'_>) -> Result<Verdict, Trouble> {
-        let How { missing_args, bytes, large } = how;
+        let began = clock::now();
+        let mut verdict = self.run_cold(run, fence, how, around)?;
+        if verdict.cause == Cause::OptionRefused && self.link.refuses_compression(&verdict.words) {
+            verdict = self.run_cold(run, fence, how, around)?;
+        }
+        let ours = verdict.cause == Cause::ConnectionLimit && self.link.give_up(began);
+        let until = clock::now() + ROOM_WAIT;
+        while ours
+            && verdict.cause == Cause::ConnectionLimit
+            && clock::now() < until
+            && (around.urgency)() == Urgency::None
+        {
+            if around.supervisor.cool() {
+                self.link.end_wait(clock::now(), "");
+            }
+            let _waits_less = around.supervisor.rest(Some(ROOM_PAUSE));
+            verdict = self.run_cold(run, fence, how, around)?;
+        }
+        Ok(verdict)
+    }
+
+    /// The command line of a run, as the way to the target is now.
+    pub(super) fn arguments(&self, run: &Run, fence: Fence, missing_args: bool) -> Vec<OsString> {
+        let number = self.root.number();
+        let mut arguments = command::arguments(&self.transport, &self.source.filter, run, fence, missing_args, number);
+        if self.is_remote() && self.link.compresses() {
+            // The two agree on the best that both know; to name one would end the run where the other side is old.
+            arguments.insert(0, "-z".into());
+        }
+        arguments
+    }
+
+    fn is_remote(&self) -> bool {
+        !matches!(self.transport.location, Location::Local(_))
+    }
+
+    fn run_cold(&self, run: &Run, fence: Fence, how: How, around: &mut Surroundings<'_>) -> Result<Verdict, Trouble> {
+        let How { missing_args, bytes, .. } = how;
         if (around.urgency)() != Urgency::None {
             return Err(stopping());
         }
-        // Given back when the run has ended. Before the look at the root, since it may have to wait.
-        let part = self.part(large, around)?;
         self.source.check(clock::now()).map_err(held)?;
-        let number = self.root.number();
-        let mut arguments = command::arguments(&self.transport, &self.source.filter, run, fence, missing_args, number);
-        let mut deadline = deadline(&self.transport, run.entries.len(), bytes);
-        if let Some(part) = &part {
-            arguments.insert(0, part.argument());
-            deadline += part.patience(bytes);
-        }
+        let arguments = self.arguments(run, fence, missing_args);
+        let deadline = deadline(&self.transport, run.entries.len(), bytes);
         let finished = around
             .supervisor
             .run(&self.transport, &arguments, &command::list(run), deadline, around.urgency)
-            .map_err(|error| no_resources(&error))?;
-        self.judge(run, &finished)
-    }
-
-    /// The run's part of the target's limit, if it has one now.
-    fn part(&self, large: bool, around: &mut Surroundings<'_>) -> Result<Option<Part<'_>>, Trouble> {
-        let Some(throttle) = &self.throttle else { return Ok(None) };
-        loop {
-            match throttle.take(large) {
-                Told::NoLimit => return Ok(None),
-                Told::Part(part) => return Ok(Some(part)),
-                Told::Wait if (around.urgency)() != Urgency::None => {
-                    throttle.give_up();
-                    return Err(stopping());
-                }
-                Told::Wait => around.supervisor.rest(Some(PART_PAUSE)).map_err(|error| {
-                    throttle.give_up();
-                    no_resources(&error)
-                })?,
-            }
+            .map_err(|error| Trouble {
+                cause: "local_resources",
+                remedy: TroubleRemedy::Pause(Pace::Normal),
+                words: format!("cannot start rsync: {error}"),
+                hint: None,
+            })?;
+        self.note(false, &finished);
+        let verdict = self.judge(run, &finished)?;
+        let well = matches!(verdict.applied, Applied::All | Applied::AllBut(_));
+        if well {
+            self.link.on_end(clock::now());
         }
+        around.heat.on_batch(clock::now(), well);
+        Ok(verdict)
     }
 
-    fn judge(&self, run: &Run, finished: &Finished) -> Result<Verdict, Trouble> {
+    pub(super) fn judge(&self, run: &Run, finished: &Finished) -> Result<Verdict, Trouble> {
         let exit = match (finished.stopped, finished.ended) {
             (Some(Stop::Asked), _) => return Err(stopping()),
             (Some(Stop::Fifo), _) => {
@@ -406,7 +453,7 @@ pub fn judge(run: &Run, ended: &Ended<'_>, root: i32, path: &Path, location: &Lo
     )
 }
 
-fn deadline(transport: &Transport, entries: usize, bytes: u64) -> Instant {
+pub(super) fn deadline(transport: &Transport, entries: usize, bytes: u64) -> Instant {
     let waiting = transport.timeout * 2 + transport.connect_timeout + Duration::from_secs(60);
     let working = Duration::from_millis(20).saturating_mul(u32::try_from(entries).unwrap_or(u32::MAX));
     clock::now() + waiting + working + Duration::from_secs(bytes / SLOWEST_LINK)
@@ -414,10 +461,11 @@ fn deadline(transport: &Transport, entries: usize, bytes: u64) -> Instant {
 
 /// What all runs of a draft share.
 #[derive(Debug, Clone, Copy)]
-struct How {
-    missing_args: bool,
-    bytes: u64,
-    large: bool,
+pub(super) struct How {
+    pub(super) missing_args: bool,
+    pub(super) bytes: u64,
+    /// Whose they are.
+    pub(super) batch: BatchId,
 }
 
 /// What is known of the deletes of a run.
@@ -478,16 +526,7 @@ pub fn held(fault: RootFault) -> Trouble {
     Trouble { cause: fault.cause, remedy: TroubleRemedy::HoldSource, words: fault.words, hint: Some(hint) }
 }
 
-fn no_resources(error: &io::Error) -> Trouble {
-    Trouble {
-        cause: "local_resources",
-        remedy: TroubleRemedy::Pause(Pace::Normal),
-        words: format!("cannot start rsync: {error}"),
-        hint: None,
-    }
-}
-
-fn stopping() -> Trouble {
+pub(super) fn stopping() -> Trouble {
     Trouble { cause: "stopping", remedy: TroubleRemedy::Stopping, words: String::new(), hint: None }
 }
 

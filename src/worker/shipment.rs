@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::cause::{self, Cause, Remedy};
 use super::complaint::PathCause;
 use super::outcome::{self, Applied, Verdict};
-use crate::change::{Content, Deletes, Draft, DraftMark, MarkKind, Priority};
+use crate::change::{BatchId, Content, Deletes, Draft, DraftMark, MarkKind, Priority};
 use crate::dispatch::{Conclusion, FailedMark, Outcome, Pace, Report, Trouble, TroubleRemedy, Why};
 use crate::path::RelPath;
 use crate::plan::{LinkTable, Look, Looker, Plan, PlanOptions, Run, Siblings, Sighting, SurveyLimits};
@@ -32,12 +32,12 @@ const FOLLOW_SHARE: usize = 4;
 /// A draft whose paths were looked at.
 #[derive(Debug, Default)]
 pub struct Shipment {
+    /// Whose it is.
+    pub batch: BatchId,
     /// The runs, in this order.
     pub runs: Vec<Run>,
     /// Bytes of the files in them, as far as they are known.
     pub bytes: u64,
-    /// The draft is of the large lane.
-    pub large: bool,
     /// The report that precedes the runs, if there is something to report.
     pub seen: Option<Report>,
     /// Some inode has names that nobody knows.
@@ -63,6 +63,8 @@ pub struct Sights<'a, G: Ground> {
     pub links: &'a Mutex<LinkTable>,
     /// Files above this go to the large lane. Unit: bytes.
     pub large: u64,
+    /// Files up to this are sent whole. Unit: bytes.
+    pub whole_max: u64,
     /// Marks that may wait for the target.
     pub backlog: usize,
 }
@@ -158,6 +160,7 @@ impl<G: Ground> Sights<'_, G> {
         };
         let options = PlanOptions {
             large: self.large,
+            whole_max: self.whole_max,
             bytes_max: bounds.bytes,
             entries_max: bounds.entries,
             follow_max: self.backlog / FOLLOW_SHARE,
@@ -182,11 +185,11 @@ impl<G: Ground> Sights<'_, G> {
         let denied = deleting().filter(|(mark, _)| mark.deletes == Deletes::Denied);
         let absent = draft.marks.iter().zip(&sightings).filter(|(_, sighting)| matches!(sighting.look, Look::Absent));
         Shipment {
+            batch: draft.batch,
             seen: (!quiet).then_some(Report::Seen { batch: draft.batch, marks, large, later }),
             absent: absent.map(|(mark, _)| mark.path.clone()).collect(),
             runs,
             bytes,
-            large: draft.large,
             search_links,
             directories,
             failures,

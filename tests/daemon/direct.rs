@@ -31,7 +31,7 @@ fn path(bytes: &[u8]) -> RelPath {
 fn points(names: &[&[u8]], resend: bool, deletes: u64) -> Run {
     let mut entries: Vec<_> = names.iter().map(|name| (path(name), EntryKind::Plain)).collect();
     entries.sort_unstable();
-    Run { kind: RunKind::Points, resend, whole: true, size_max: None, entries, risk: Risk::AtMost(deletes) }
+    Run { kind: RunKind::Points, resend, whole: true, size_max: None, entries, risk: Risk::AtMost(deletes), bytes: 0 }
 }
 
 fn source(ground: &Ground) -> Source {
@@ -368,6 +368,29 @@ fn deletes_that_nobody_admitted_are_left() {
     assert_eq!((share.deleted, share.done.clone()), (2, vec![true, true, false, true]));
     assert!(ground.there("c").exists());
     assert_eq!(share.rest(&run).unwrap().risk, Risk::AtMost(0));
+}
+
+/// What is gone from a root that is not the configured one any more was not deleted by anybody.
+#[test]
+fn nothing_is_deleted_for_a_root_that_went_away_meanwhile() {
+    let ground = Ground::new();
+    for name in ["a", "b"] {
+        fs::write(ground.there(name), "").unwrap();
+    }
+    let run = points(&[b"a", b"b"], false, 2);
+    let asked = std::cell::Cell::new(0);
+    let share = direct(&ground, &run, &|| {
+        asked.set(asked.get() + 1);
+        if asked.get() == 2 {
+            fs::rename(&ground.source, ground.place.join("moved")).unwrap();
+            fs::create_dir(&ground.source).unwrap();
+            // Longer than a look at the root is good for.
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        true
+    });
+    assert_eq!(share.unwrap().done, [true, false]);
+    assert!(ground.there("b").exists());
 }
 
 #[test]

@@ -12,7 +12,6 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod agent;
-mod bandwidth;
 mod chaos;
 mod churn;
 mod cold_start;
@@ -41,3 +40,4 @@ mod source;
 mod ssh;
 mod sshd;
 mod targets;
+mod warm;

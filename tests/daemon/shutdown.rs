@@ -85,7 +85,8 @@ fn a_second_sigterm_ends_it_at_once() {
 fn a_transfer_that_can_finish_is_let_finish() {
     let ground = Ground::new();
     let daemon = ground.daemon();
-    let mut agent = ground.agent(&[daemon.url().into()], &[]);
+    // One that waits is no transfer.
+    let mut agent = ground.agent(&[daemon.url().into()], &["--warm", "0"]);
     until("comparison", PATIENCE, &agent, || agent.log().contains("everything is compared"));
     fs::write(ground.at("big"), vec![b'x'; 64 << 20]).unwrap();
     until("a transfer", PATIENCE, &agent, || rsyncs(agent.id()) > 0 || ground.there("big").exists());

@@ -112,8 +112,13 @@ impl Lane {
                 (Vec::new(), false)
             }
             State::Ordered(Order::Send { draft, missing_args }) => {
-                let sights =
-                    Sights { source: around.source, links: around.links, large: LARGE, backlog: around.backlog };
+                let sights = Sights {
+                    source: around.source,
+                    links: around.links,
+                    large: LARGE,
+                    whole_max: LARGE,
+                    backlog: around.backlog,
+                };
                 let mut shipment = sights.prepare(&draft, missing_args);
                 let mut runs = std::mem::take(&mut shipment.runs);
                 around.source.root.lock().say(|| {

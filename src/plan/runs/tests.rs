@@ -6,8 +6,15 @@ use crate::sys::clock::WallTime;
 use crate::sys::files::{Identity, Status};
 
 const LARGE: u64 = 1_000;
-const OPTIONS: PlanOptions =
-    PlanOptions { large: LARGE, bytes_max: 3_000, entries_max: 100, follow_max: 3, missing_args: true, keep: false };
+const OPTIONS: PlanOptions = PlanOptions {
+    large: LARGE,
+    whole_max: WHOLE_MAX,
+    bytes_max: 3_000,
+    entries_max: 100,
+    follow_max: 3,
+    missing_args: true,
+    keep: false,
+};
 const SINCE: Content = Content::Since(WallTime(500));
 
 fn path(text: &str) -> RelPath {

@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
 use super::attributes::{Rights, Settings};
 use super::decision::{Deed, decide};
@@ -23,10 +24,15 @@ const NAMES_MAX: usize = 8;
 /// points in as many directories needs a tenth of it, and paths may have 4 KiB and 2,000 directories each.
 const ABOVE_MAX: usize = 8 * 1024 * 1024;
 
+/// How long a look at the root itself, before names are deleted that it lacks, is good for. Unit: time. Why 20 ms: about as
+/// long as an rsync takes from such a look to its own looks at the names.
+const ROOT_GOOD_FOR: Duration = Duration::from_millis(20);
+
 pub(super) struct Work<'a> {
     job: &'a Direct<'a>,
     top: OwnedFd,
     rights: Rights,
+    file_size_max: u64,
     /// The directory of the last entry.
     place: Option<Place>,
     /// Directories of the source above entries, as they were when they were first met.
@@ -35,6 +41,8 @@ pub(super) struct Work<'a> {
     /// Directories of the target that get these attributes when all else is done.
     finish: BTreeMap<RelPath, Details>,
     deleted: u64,
+    /// When the root was found to be what it should be.
+    checked: Instant,
     rng: fastrand::Rng,
 }
 
@@ -70,11 +78,13 @@ impl<'a> Work<'a> {
             job,
             top: open_target(job.target)?,
             rights,
+            file_size_max: beneath::file_size_max(),
             place: None,
             above: HashMap::new(),
             above_bytes: 0,
             finish: BTreeMap::new(),
             deleted: 0,
+            checked: clock::now(),
             rng: fastrand::Rng::new(),
         })
     }
@@ -195,6 +205,12 @@ impl<'a> Work<'a> {
         if self.deleted >= self.job.deletes {
             return leave("a delete that nobody has admitted");
         }
+        // A file system in the root that was unmounted looks as if all was deleted.
+        let now = clock::now();
+        if now - self.checked > ROOT_GOOD_FOR {
+            self.job.source.check(now).map_err(|fault| Refusal::Leave(fault.words))?;
+            self.checked = now;
+        }
         match beneath::remove(place.target.as_fd(), name) {
             Ok(()) => self.deleted += 1,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -206,6 +222,9 @@ impl<'a> Work<'a> {
     fn place_file(&mut self, place: &Place, name: &[u8], seen: &Details) -> Result<(), Refusal> {
         let from = beneath::open_file(place.source.as_fd(), name)?;
         unchanged(seen, files::details_of(&from))?;
+        if seen.status.size > self.file_size_max {
+            return leave("larger than this process may write");
+        }
         // Without a name, as far as that is possible: if this process dies, nothing is left of it.
         let (to, mut fresh) = match beneath::create_nameless(place.target.as_fd()) {
             Ok(to) => (to, Fresh { place, name: None }),

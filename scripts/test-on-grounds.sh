@@ -17,7 +17,7 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 # What a file system or a backend can change the outcome of: names, deletes, moved and replaced roots, restarts.
-SELECTION=(chaos::churn_ cold_start:: deletes:: names:: restart:: shutdown:: source::)
+SELECTION=(chaos::churn_ cold_start:: deletes:: direct:: local:: names:: restart:: shutdown:: source::)
 # Of an image or a tmpfs. What is not written takes no room.
 SIZE=6G
 # The exit code of a first process that could not mount.

@@ -13,6 +13,7 @@ pub mod path;
 pub mod filter;
 pub mod target;
 pub mod sys;
+pub mod bandwidth;
 pub mod limits;
 pub mod event;
 pub mod tree;

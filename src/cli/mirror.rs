@@ -21,6 +21,9 @@ pub struct MirrorArguments {
     /// File with the daemon's password on its first line (mode 0600)
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// How much each target is sent in a second, such as 10MiB/s; by the hour: see 'bandwidth' in the configuration
+    #[arg(long, value_name = "RATE", value_parser = crate::config::rate_argument)]
+    bandwidth: Option<u64>,
     /// Option for ssh, as in ssh_config(5), such as Port=2222 or IdentityFile=/path; may be repeated, for all ssh targets
     #[arg(long = "ssh-option", value_name = "KEY=VALUE", value_parser = ssh_option)]
     ssh_options: Vec<String>,
@@ -138,6 +141,7 @@ fn config(arguments: &MirrorArguments, here: &Path) -> Result<Config, Failure> {
                 if matches!(location, Location::Ssh(_)) {
                     target.ssh = SshOptions { options: arguments.ssh_options.clone(), ..SshOptions::default() };
                 }
+                target.bandwidth = arguments.bandwidth.map(crate::bandwidth::Bandwidth::always);
                 target.lanes = arguments.lanes;
                 // No lane can keep more than one.
                 target.warm = arguments.warm.min(arguments.lanes) * crate::config::warm_default(&location);

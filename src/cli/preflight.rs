@@ -231,13 +231,16 @@ fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> Ta
         lanes: target.lanes,
         link: LinkOptions {
             remote: !matches!(target.location, Location::Local(_)),
-            warm: target.warm,
+            // What it may send is known when it begins, which is not when it is started ahead.
+            warm: if target.bandwidth.is_none() { target.warm } else { 0 },
             compress: when(target.compress),
             whole_file: when(target.whole_file),
         },
         large: target.large_file,
         backlog: usize::try_from(target.backlog).unwrap_or(usize::MAX),
-        direct: target.direct.unwrap_or(config.rsync.as_os_str() == RSYNC_DEFAULT),
+        // What goes without rsync knows no limit.
+        direct: target.direct.unwrap_or(config.rsync.as_os_str() == RSYNC_DEFAULT && target.bandwidth.is_none()),
+        bandwidth: target.bandwidth.clone(),
     }
 }
 
@@ -271,6 +274,7 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
                 backlog: target.backlog,
                 direct: target.direct,
                 link: Arc::new(Link::new(target.link)),
+                throttle: None,
             };
             let mut around = Surroundings {
                 supervisor: &mut supervisor,

@@ -106,6 +106,9 @@ fn below_row(target: &TargetStatus) -> Vec<String> {
     if target.url != target.name {
         lines.push(target.url.clone());
     }
+    if let Some(limit) = target.bandwidth {
+        lines.push(format!("at most {} now", crate::config::rate_text(limit)));
+    }
     if let Some(cause) = &target.cause {
         let words = if target.words.is_empty() { String::new() } else { format!(": {}", target.words) };
         lines.push(format!("{}{words}{}", cause.replace('_', " "), hint(target.hint.as_deref())));
@@ -199,6 +202,7 @@ mod tests {
             background: 0,
             in_flight: 0,
             oldest_seconds: None,
+            bandwidth: None,
             compared: true,
             widened: 0,
             acknowledged: 7,
@@ -238,6 +242,7 @@ mod tests {
         dead.words = "Connection refused (111)".to_owned();
         dead.hint = Some("start the rsync daemon".to_owned());
         (dead.pending, dead.failures, dead.oldest_seconds, dead.retry_in_seconds) = (12, 3, Some(75.0), Some(4.2));
+        dead.bandwidth = Some(10 << 20);
         let mut odd = target("odd");
         odd.link = Some(LinkStatus {
             acks: Some("plain".to_owned()),
@@ -275,6 +280,7 @@ root data (/data): held
   TARGET  STATE   PENDING  UNDER WAY  OLDEST  LAG p50/p99  FAILURES  RETRY IN
   dead    paused  12       0          75 s    2 ms/9 ms    3         4.2 s
     rsync://dead/data
+    at most 10MiB/s now
     connection refused: Connection refused (111); start the rsync daemon
   odd     ok      0        0          -       2 ms/9 ms    0         -
     rsync://odd/data

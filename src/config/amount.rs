@@ -51,6 +51,52 @@ pub(super) fn size_text(bytes: u64) -> String {
     text(bytes, &SIZE_UNITS, "B")
 }
 
+/// Reads `512KiB/s` or `50MiB/s`: bytes per second.
+pub(super) fn parse_rate(text: &str) -> Result<u64, AmountError> {
+    match text.strip_suffix("/s") {
+        Some(size) => parse_size(size),
+        // What is a size lacks the unit of time.
+        None => Err(match parse_size(text) {
+            Ok(_) | Err(AmountError::NoUnit) => AmountError::NoUnit,
+            Err(error) => error,
+        }),
+    }
+}
+
+/// Writes bytes per second as the configuration has them: `512KiB/s` or `50MiB/s`.
+#[must_use]
+pub fn rate_text(rate: u64) -> String {
+    format!("{}/s", size_text(rate))
+}
+
+/// Reads a rate of the command line, as in the file: `512KiB/s` or `50MiB/s`.
+///
+/// # Errors
+/// What to write instead.
+pub fn rate_argument(text: &str) -> Result<u64, String> {
+    let (least, most) = (*super::BANDWIDTH.start(), *super::BANDWIDTH.end());
+    match parse_rate(text) {
+        Ok(rate) if super::BANDWIDTH.contains(&rate) => Ok(rate),
+        Ok(_) | Err(AmountError::TooLarge) => Err(format!("write {} to {}", rate_text(least), rate_text(most))),
+        Err(AmountError::NoUnit | AmountError::Malformed) => Err("write it like 512KiB/s or 50MiB/s".to_owned()),
+    }
+}
+
+/// Reads a time of day from `00:00` to `24:00`, in minutes.
+pub(super) fn parse_clock(text: &str) -> Option<u16> {
+    let (hour, minute) = text.split_once(':')?;
+    let number = |text: &str| {
+        (text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse::<u16>().ok())?
+    };
+    let (hour, minute) = (number(hour)?, number(minute)?);
+    (minute < 60 && (hour < 24 || (hour, minute) == (24, 0))).then_some(hour * 60 + minute)
+}
+
+/// Writes minutes so that [`parse_clock`] reads them again.
+pub(super) fn clock_text(minutes: u16) -> String {
+    format!("{:02}:{:02}", minutes / 60, minutes % 60)
+}
+
 fn parse(text: &str, units: &[(&str, u64)]) -> Result<u64, AmountError> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -95,6 +141,25 @@ mod tests {
         check("1d", Err(AmountError::Malformed));
         check("99999999999999999999ms", Err(AmountError::TooLarge));
         check("18446744073709551615h", Err(AmountError::TooLarge));
+    }
+
+    #[test]
+    fn rates_and_times_of_day_have_one_form() {
+        let check = |text: &str, expected: Result<u64, AmountError>| assert_eq!(parse_rate(text), expected, "{text}");
+        check("50MiB/s", Ok(50 << 20));
+        check("512KiB/s", Ok(512 << 10));
+        check("50MiB", Err(AmountError::NoUnit));
+        check("50", Err(AmountError::NoUnit));
+        check("50/s", Err(AmountError::NoUnit));
+        check("50Mbit/s", Err(AmountError::Malformed));
+        check("50MB/s", Err(AmountError::Malformed));
+        check("fast", Err(AmountError::Malformed));
+        for minutes in 0..=24 * 60 {
+            assert_eq!(parse_clock(&clock_text(minutes)), Some(minutes));
+        }
+        for text in ["24:01", "8:00", "08:0", "08:60", "25:00", "+8:00", "08.00", "", ":", "08:00:00"] {
+            assert_eq!(parse_clock(text), None, "{text}");
+        }
     }
 
     #[test]

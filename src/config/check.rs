@@ -8,13 +8,14 @@ use super::amount::{self, AmountError};
 use super::complaint::{COMPLAINTS_MAX, one_line, quoted};
 use super::raw::{self, Kind, Node};
 use super::{
-    BACKLOG, HOLD_OVER_PATHS, LANES, LARGE_FILE, NAME_LENGTH_MAX, PERCENT, PROCESSES, QUIET, QUIET_OPEN_NFS,
+    BACKLOG, BANDWIDTH, HOLD_OVER_PATHS, LANES, LARGE_FILE, NAME_LENGTH_MAX, PERCENT, PROCESSES, QUIET, QUIET_OPEN_NFS,
     RELEASE_AFTER, SETTLE_MAX, SHARD_DEPTH, SHARDS, SSH_PORT, TARGETS_MAX, TIMEOUT, WARM,
 };
 use super::{
     Complaint, Config, ConfigErrors, Delete, DeleteMode, Positions, RootConfig, Settle, TargetConfig, WatchBackend,
     When,
 };
+use crate::bandwidth::{Bandwidth, DAY, Days, Window};
 use crate::config::warm_default;
 use crate::target::{Location, SshOptions};
 use std::collections::HashMap;
@@ -115,12 +116,14 @@ const TARGET: Keys = Keys {
         "timeout",
         "connect_timeout",
         "large_file",
+        "bandwidth",
         "backlog",
         "direct",
     ],
-    later: &["bandwidth"],
+    later: &[],
 };
 
+const WINDOW: Keys = Keys { known: &["from", "to", "days", "limit"], later: &[] };
 const SSH: Keys = Keys { known: &["port", "identity_file", "known_hosts", "options"], later: &[] };
 
 const NAME_HINT: &str = "a name is made of A-Z a-z 0-9 _ . -";
@@ -279,15 +282,107 @@ impl Checker<'_> {
         if let Some(backlog) = section.get("backlog").and_then(|value| self.number(value, BACKLOG)) {
             target.backlog = backlog;
         }
+        if let Some(value) = section.get("bandwidth") {
+            target.bandwidth = self.bandwidth(value);
+        }
         if let Some(value) = section.get("direct") {
             let mut direct = true;
             self.boolean(&section, "direct", &mut direct);
             target.direct = Some(direct);
+            if direct && target.bandwidth.is_some() {
+                let what = "what is sent without rsync has no limit, and this target has one by bandwidth";
+                self.complain(value, what, Some("remove one of them"));
+            }
             if !matches!(target.location, Location::Local(_)) {
                 self.complain(value, "only a local directory gets files without rsync", Some("remove it"));
             }
         }
         target
+    }
+
+    fn bandwidth(&mut self, value: &Value<'_>) -> Option<Bandwidth> {
+        if !matches!(value.node.kind, Kind::Sequence(_)) {
+            return self.limit(value)?.map(Bandwidth::always);
+        }
+        let items = self.items(value)?;
+        if items.is_empty() {
+            self.complain(value, "the list is empty", Some("write 'none', a rate, or '- {from, to, limit}' lines"));
+        }
+        let mut windows: Vec<Window> = Vec::new();
+        for item in &items {
+            if windows.last().is_some_and(Window::is_always) {
+                self.complain(item, "is never reached: the one before it holds always", Some("put that one last"));
+            }
+            windows.extend(self.window(item));
+        }
+        (windows != [Window::always(None)]).then_some(Bandwidth { windows })
+    }
+
+    fn window(&mut self, value: &Value<'_>) -> Option<Window> {
+        let section = self.section(value, &WINDOW)?;
+        let limit = match section.get("limit") {
+            Some(value) => self.limit(value),
+            None => {
+                self.complain_missing(&section, "limit", "give a rate like 10MiB/s, or none");
+                None
+            }
+        };
+        let mut window = Window::always(limit.flatten());
+        for (name, other, field) in [("from", "to", &mut window.from), ("to", "from", &mut window.to)] {
+            match (section.get(name), section.get(other)) {
+                (None, None) => {}
+                (None, Some(_)) => {
+                    self.complain_missing(
+                        &section,
+                        name,
+                        &format!("give both times, or neither of '{name}' and '{other}'"),
+                    );
+                }
+                (Some(value), _) => match self.text(value).map(|text| (amount::parse_clock(text), text)) {
+                    Some((Some(minutes), _)) if name == "to" || minutes < DAY => *field = minutes,
+                    Some((_, text)) => {
+                        let what = format!("{} is not a time of day", quoted(text));
+                        self.complain(value, what, Some("write it like 08:00 or 18:30; 24:00 is an end only"));
+                    }
+                    None => {}
+                },
+            }
+        }
+        if let (Some(value), true) = (section.get("to"), window.from == window.to) {
+            self.complain(value, "is the time at which it begins", Some("leave both out for the whole day"));
+        }
+        if let Some(value) = section.get("days") {
+            window.days = self.days(value);
+        }
+        Some(window)
+    }
+
+    fn days(&mut self, value: &Value<'_>) -> Days {
+        let mut days = Days::NONE;
+        let Some(items) = self.items(value) else { return Days::ALL };
+        for item in &items {
+            let Some(text) = self.text(item) else { continue };
+            match Days::NAMES.iter().zip(0..).find(|(name, _)| **name == text) {
+                Some((_, day)) => days = days.with(day),
+                None => {
+                    let hint = format!("the days are {}", Days::NAMES.join(", "));
+                    self.complain(item, format!("{} is not a day", quoted(text)), Some(&hint));
+                }
+            }
+        }
+        if items.is_empty() {
+            self.complain(value, "the list is empty", Some("leave it out for all days"));
+        }
+        if days == Days::NONE { Days::ALL } else { days }
+    }
+
+    /// A rate, or `none`.
+    fn limit(&mut self, value: &Value<'_>) -> Option<Option<u64>> {
+        if matches!(&value.node.kind, Kind::Scalar { text, .. } if text == "none") {
+            return Some(None);
+        }
+        let forms = "like 512KiB/s or 50MiB/s";
+        self.amount(value, &BANDWIDTH, ("rate", forms, "MiB/s"), amount::parse_rate, amount::rate_text).map(Some)
     }
 
     fn ssh(&mut self, value: &Value<'_>) -> (Option<u16>, SshOptions) {
@@ -948,6 +1043,11 @@ roots:
         timeout: 2m
         connect_timeout: 5s
         large_file: 64MiB
+        bandwidth:
+          - {from: "08:00", to: 18:30, days: [mon, fri], limit: 10MiB/s}
+          - {from: "22:00", to: "06:00", limit: none}
+          - {days: [sun], limit: 1GiB/s}
+          - limit: 512KiB/s
         backlog: 1000
       - url: /mnt/copy
         direct: false
@@ -1001,6 +1101,15 @@ roots:
         www.timeout = Duration::from_secs(120);
         www.connect_timeout = Duration::from_secs(5);
         www.large_file = 64 << 20;
+        let window = |days, from, to, limit| Window { days, from, to, limit };
+        www.bandwidth = Some(Bandwidth {
+            windows: vec![
+                window(Days::NONE.with(0).with(4), 8 * 60, 18 * 60 + 30, Some(10 << 20)),
+                window(Days::ALL, 22 * 60, 6 * 60, None),
+                window(Days::NONE.with(6), 0, DAY, Some(1 << 30)),
+                Window::always(Some(512 << 10)),
+            ],
+        });
         www.backlog = 1_000;
         let mut copy = TargetConfig::new("copy", Location::Local("/mnt/copy".into()));
         copy.direct = Some(false);
@@ -1054,7 +1163,7 @@ roots:
         lanes: "4"
       - name: a
         url: /data/copy
-        bandwidth: 50MiB/s
+        bandwith: 50MiB/s
   - path: /data/sub
     targets: []
 "#;
@@ -1071,7 +1180,9 @@ roots:
             "15:16: roots[0].targets[0].lanes: expected a number, found the text '4'; remove the quotes",
             "16:15: roots[0].targets[1].name: 'a' is the name of roots[0].targets[0] already; give each a name of its own",
             "17:14: roots[0].targets[1].url: lies inside its own root; choose a directory outside of the root",
-            "18:9: roots[0].targets[1].bandwidth: is not in this version; remove it",
+            "18:9: roots[0].targets[1].bandwith: unknown key; did you mean 'bandwidth'? The keys here are name, url, \
+             password_file, ssh, lanes, warm, compress, whole_file, timeout, connect_timeout, large_file, bandwidth, backlog, \
+             direct",
             "19:11: roots[1].path: lies inside roots[0]; roots must not overlap",
             "20:14: roots[1].targets: the list is empty; list where to send it",
         ];
@@ -1166,6 +1277,39 @@ roots:
             "6:13: roots[0].targets[0].direct: only a local directory gets files without rsync",
         );
         check("roots:\n- path: /data\n  targets: [{url: /t, direct: yes}]\n", "write true");
+        let limits = |text: &str| with("", &format!("bandwidth: {text}"));
+        let bandwidth = |text: &str| parse(&limits(text)).unwrap().roots[0].targets[0].bandwidth.clone();
+        assert_eq!(bandwidth("50MiB/s"), Some(Bandwidth::always(50 << 20)));
+        assert_eq!([bandwidth("none"), bandwidth("[{limit: none}]")], [None, None]);
+        check(
+            &limits("50MiB"),
+            "6:16: roots[0].targets[0].bandwidth: '50MiB' has no unit; add one, like 512KiB/s or 50MiB/s",
+        );
+        check(&limits("50Mbit/s"), "'50Mbit/s' is not a rate");
+        check(&limits("15KiB/s"), "'15KiB/s' is out of range; write 64KiB/s to 1TiB/s");
+        check(&limits("{limit: 1MiB/s}"), "expected text, found a mapping");
+        check(&limits("[]"), "the list is empty; write 'none', a rate");
+        check(&limits("[1MiB/s]"), "bandwidth[0]: expected a mapping");
+        check(&limits("[{from: '08:00', to: '18:00'}]"), "6:17: roots[0].targets[0].bandwidth[0].limit: is missing");
+        check(&limits("[{from: '08:00', limit: none}]"), "bandwidth[0].to: is missing; give both times");
+        check(&limits("[{to: '08:00', limit: none}]"), "bandwidth[0].from: is missing; give both times");
+        check(
+            &limits("[{from: '8:00', to: '18:00', limit: none}]"),
+            "'8:00' is not a time of day; write it like 08:00",
+        );
+        check(
+            &limits("[{from: '24:00', to: '18:00', limit: none}]"),
+            "bandwidth[0].from: '24:00' is not a time of day",
+        );
+        check(
+            &limits("[{from: '08:00', to: '08:00', limit: none}]"),
+            "bandwidth[0].to: is the time at which it begins",
+        );
+        check(&limits("[{days: [monday], limit: none}]"), "days[0]: 'monday' is not a day; the days are mon, tue, wed");
+        check(&limits("[{days: [], limit: none}]"), "days: the list is empty; leave it out for all days");
+        check(&limits("[{limit: none}, {days: [mon], limit: none}]"), "bandwidth[1]: is never reached");
+        let both = "roots:\n- path: /data\n  targets: [{url: /t, direct: true, bandwidth: 1MiB/s}]\n";
+        check(both, "targets[0].direct: what is sent without rsync has no limit");
         check(&with("", "password_file: etc/x"), "is not an absolute path");
         check(&with("", "pasword_fiel: x"), "did you mean 'password_file'?");
     }

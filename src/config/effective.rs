@@ -3,8 +3,9 @@
 //! A path that is not UTF-8 has no spelling in YAML. It cannot come from a file, only from a command line, and is
 //! shown with replacement characters.
 
-use super::amount::{duration_text, size_text};
+use super::amount::{clock_text, duration_text, rate_text, size_text};
 use super::{Config, Delete as DeleteConfig, DeleteMode, RootConfig, TargetConfig, WatchBackend, When};
+use crate::bandwidth::{Bandwidth, Days};
 use crate::target::{Location, SshOptions};
 use serde::Serialize;
 
@@ -77,9 +78,29 @@ struct Target {
     timeout: String,
     connect_timeout: String,
     large_file: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<Limits>,
     backlog: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     direct: Option<bool>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Limits {
+    Always(String),
+    Windows(Vec<Limit>),
+}
+
+#[derive(Serialize)]
+struct Limit {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    days: Option<Vec<&'static str>>,
+    limit: String,
 }
 
 #[derive(Serialize)]
@@ -188,14 +209,38 @@ fn target(target: &TargetConfig) -> Target {
         timeout: duration_text(target.timeout),
         connect_timeout: duration_text(target.connect_timeout),
         large_file: size_text(target.large_file),
+        bandwidth: target.bandwidth.as_ref().map(limits),
         backlog: target.backlog,
         direct: target.direct,
+    }
+}
+
+fn limits(bandwidth: &Bandwidth) -> Limits {
+    let text = |limit: Option<u64>| limit.map_or_else(|| "none".to_owned(), rate_text);
+    match &bandwidth.windows[..] {
+        [window] if window.is_always() => Limits::Always(text(window.limit)),
+        windows => Limits::Windows(
+            windows
+                .iter()
+                .map(|window| {
+                    let timed = !window.is_always();
+                    let names = Days::NAMES.iter().zip(0..).filter(|(_, day)| window.days.contains(*day));
+                    Limit {
+                        from: timed.then(|| clock_text(window.from)),
+                        to: timed.then(|| clock_text(window.to)),
+                        days: (window.days != Days::ALL).then(|| names.map(|(name, _)| *name).collect()),
+                        limit: text(window.limit),
+                    }
+                })
+                .collect(),
+        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bandwidth::Window;
     use crate::config::{BACKLOG, LANES, LARGE_FILE, NAME_LENGTH_MAX, SHARDS};
     use proptest::prelude::*;
     use std::path::{Path, PathBuf};
@@ -322,11 +367,35 @@ mod tests {
                 options,
             });
         let numbers = (LANES, 1..=3_600u64, 1..=3_600u64, LARGE_FILE, BACKLOG);
-        let direct = proptest::option::of(any::<bool>());
+        let limit = || proptest::option::of(crate::config::BANDWIDTH);
+        let window =
+            (any::<[bool; 7]>(), 0..24 * 60u16, 1..=24 * 60u16, limit()).prop_map(|(days, from, to, limit)| {
+                let chosen = (0..7).filter(|day| days[usize::from(*day)]).fold(Days::NONE, Days::with);
+                let to = if to == from { to + 1 } else { to };
+                Window { days: if chosen == Days::NONE { Days::ALL } else { chosen }, from, to, limit }
+            });
+        let bandwidth = prop_oneof![
+            3 => Just(None),
+            1 => crate::config::BANDWIDTH.prop_map(|limit| Some(Bandwidth::always(limit))),
+            1 => (proptest::collection::vec(window, 1..4), limit()).prop_map(|(mut windows, rest)| {
+                windows.retain(|window| !window.is_always());
+                windows.push(Window::always(rest));
+                Some(Bandwidth { windows }).filter(|bandwidth| bandwidth.windows != [Window::always(None)])
+            }),
+        ];
+        let direct = (proptest::option::of(any::<bool>()), bandwidth);
         (name(), location, proptest::option::of(path("/etc")), (ssh, direct), numbers).prop_map(
-            |(name, location, password_file, (ssh, direct), (lanes, timeout, connect_timeout, large_file, backlog))| {
+            |(
+                name,
+                location,
+                password_file,
+                (ssh, (direct, bandwidth)),
+                (lanes, timeout, connect_timeout, large_file, backlog),
+            )| {
                 TargetConfig {
-                    direct: direct.filter(|_| matches!(location, Location::Local(_))),
+                    direct: direct
+                        .filter(|direct| matches!(location, Location::Local(_)) && !(*direct && bandwidth.is_some())),
+                    bandwidth,
                     ssh: if matches!(location, Location::Ssh(_)) { ssh } else { SshOptions::default() },
                     password_file: password_file.filter(|_| matches!(location, Location::Daemon(_))),
                     name,

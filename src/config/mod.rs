@@ -7,7 +7,7 @@
 //! This file holds the types, their defaults and their ranges. `raw` reads YAML into located nodes, `check` turns
 //! nodes into a `Config`, `effective` writes one back, `amount` knows durations and sizes.
 //!
-//! Left out until they exist: poll watching, `metrics`, `full_compare`, `bandwidth`. Their keys are refused as such, not taken for misspellings.
+//! Left out until they exist: poll watching, `metrics`, `full_compare`. Their keys are refused as such, not taken for misspellings.
 
 mod amount;
 mod check;
@@ -17,11 +17,12 @@ mod environment;
 mod password;
 mod raw;
 
-pub use amount::duration_argument;
+pub use amount::{duration_argument, rate_argument, rate_text};
 pub use complaint::{Complaint, ConfigErrors, Positions};
 pub use environment::{EnvironmentProblem, Place, check_environment};
 pub use password::{PasswordFileError, check_password_file};
 
+use crate::bandwidth::Bandwidth;
 use crate::target::{Location, SshOptions};
 use std::io::Read as _;
 use std::ops::RangeInclusive;
@@ -66,6 +67,9 @@ pub const PERCENT: RangeInclusive<u32> = 0..=100;
 pub const PROCESSES: RangeInclusive<u16> = 2..=4096;
 /// Default of [`Config::processes`].
 pub const PROCESSES_DEFAULT: u16 = 64;
+/// Range of a limit in [`TargetConfig::bandwidth`]. Unit: bytes per second. Why 64 KiB: rsync counts in KiB, and up to 16 lanes
+/// share a quarter of it while a large file is sent.
+pub const BANDWIDTH: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
 /// Range of [`TargetConfig::backlog`]. Unit: marks.
 pub const BACKLOG: RangeInclusive<u32> = 1_000..=10_000_000;
 
@@ -233,6 +237,11 @@ pub struct TargetConfig {
     pub connect_timeout: Duration,
     /// Files from this size on have a lane of their own. Unit: bytes. Range: [`LARGE_FILE`]. Default: 8 MiB.
     pub large_file: u64,
+    /// How much it is sent in a second, over all its lanes: a rate such as `50MiB/s`, `none`, or a list of
+    /// `{from: "08:00", to: "18:00", days: [mon, tue], limit: 10MiB/s}`, of which the first that holds the local time counts; one
+    /// without times holds always. With a limit no rsync is kept waiting (`warm`), and a local target gets nothing without rsync
+    /// (`direct`). Range of each: [`BANDWIDTH`]. Default: no limit.
+    pub bandwidth: Option<Bandwidth>,
     /// Marks that are kept for this target before they are widened. Range: [`BACKLOG`]. Default: 200,000.
     pub backlog: u32,
     /// Files, symlinks and directories are put in place by the agent itself, in a millisecond, and rsync is run for the rest
@@ -304,6 +313,7 @@ impl TargetConfig {
             timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
             large_file: 8 << 20,
+            bandwidth: None,
             backlog: 200_000,
             direct: None,
         }

@@ -240,6 +240,9 @@ pub struct TargetStatus {
     pub in_flight: usize,
     /// Age of the oldest live mark.
     pub oldest_seconds: Option<f64>,
+    /// What it may be sent now, over all its lanes. Unit: bytes per second; none: there is no limit at this hour.
+    #[serde(default)]
+    pub bandwidth: Option<u64>,
     /// The comparison of the start is through.
     pub compared: bool,
     /// How many times marks were widened because there were too many.

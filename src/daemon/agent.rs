@@ -23,6 +23,7 @@ use super::saver::{self, Resume, Saver};
 use super::shard::{ShardLoop, WAKE};
 use super::slots::Slots;
 use super::walkers::Walkers;
+use crate::bandwidth::Bandwidth;
 use crate::change::{ChangeSetOptions, SettleOptions};
 use crate::checkpoint::{Loaded, SavedRoot, Storage};
 use crate::control::TargetName;
@@ -41,6 +42,7 @@ use crate::worker::heat::Heat;
 use crate::worker::link::{Link, LinkOptions};
 use crate::worker::run::Supervisor;
 use crate::worker::ship::Shipper;
+use crate::worker::throttle::Throttle;
 
 /// How long the batches in flight may go on after the first request to stop.
 const FINISH_WAIT: Duration = Duration::from_secs(5);
@@ -113,6 +115,8 @@ pub struct TargetSetup {
     pub backlog: usize,
     /// A local target gets plain files without rsync.
     pub direct: bool,
+    /// How much it is sent in a second.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// Why an agent could not start, or ended by itself.
@@ -184,6 +188,7 @@ struct RunningRoot {
     walkers: Arc<Walkers>,
     desk: Arc<Desk>,
     targets: Vec<TargetName>,
+    throttles: Vec<Option<Arc<Throttle>>>,
     pipeline: Option<JoinHandle<io::Result<()>>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
 }
@@ -398,6 +403,7 @@ impl RunningRoot {
             name: self.name.clone(),
             path: self.source.path.clone(),
             targets: self.targets.clone(),
+            throttles: self.throttles.clone(),
             source: Arc::clone(&self.source),
             inbox: Arc::clone(&self.inbox),
             desk: Arc::clone(&self.desk),
@@ -472,6 +478,11 @@ fn start_root(
         }
     }
 
+    let throttle = |target: &TargetSetup| {
+        let bandwidth = target.bandwidth.clone()?;
+        Some(Arc::new(Throttle::new(bandwidth, target.lanes)))
+    };
+    let throttles: Vec<Option<Arc<Throttle>>> = root.targets.iter().map(throttle).collect();
     let mut threads = Vec::new();
     let (search, parker) = LinkSearch::new();
     let mut lanes = Vec::new();
@@ -507,6 +518,7 @@ fn start_root(
                     backlog: target.backlog,
                     direct: target.direct,
                     link: Arc::clone(&link),
+                    throttle: throttles[index].clone(),
                 },
                 links: Arc::clone(&search),
                 connection,
@@ -611,6 +623,7 @@ fn start_root(
         walkers,
         desk,
         targets: root.targets.iter().map(target_name).collect(),
+        throttles,
         pipeline: Some(pipeline),
         threads,
     })

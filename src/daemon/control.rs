@@ -24,6 +24,7 @@ use crate::path::RelPath;
 use crate::sys::{clock, socket};
 use crate::target::TargetId;
 use crate::watch::Source;
+use crate::worker::throttle::Throttle;
 
 /// Clients at the same time. One that asks nothing gives its place to the next.
 const CLIENTS_MAX: usize = 16;
@@ -41,6 +42,8 @@ pub(super) struct RootDesk {
     pub name: String,
     pub path: PathBuf,
     pub targets: Vec<TargetName>,
+    /// Those of the targets that have a limit.
+    pub throttles: Vec<Option<Arc<Throttle>>>,
     pub source: Arc<Source>,
     pub inbox: Arc<Inbox>,
     pub desk: Arc<Desk>,

@@ -85,8 +85,11 @@ pub(super) fn root(root: &RootDesk, part: ViewPart) -> RootStatus {
             directories: progress.directories as u64,
             candidates: progress.candidates as u64,
         }),
-        targets: (root.targets.iter().zip(view.targets).zip(tallies).zip(&status.targets))
-            .map(|(((name, view), tally), status)| target_of(now, name, view, &tally, status.compared))
+        targets: (root.targets.iter().zip(&root.throttles).zip(view.targets).zip(tallies).zip(&status.targets))
+            .map(|((((name, throttle), view), tally), status)| TargetStatus {
+                bandwidth: throttle.as_ref().and_then(|throttle| throttle.limit()),
+                ..target_of(now, name, view, &tally, status.compared)
+            })
             .collect(),
     }
 }
@@ -137,6 +140,7 @@ fn target_of(now: Instant, name: &TargetName, view: TargetView, tally: &Tally, c
         background: view.background,
         in_flight: view.in_flight,
         oldest_seconds: view.oldest.map(|oldest| now.saturating_duration_since(oldest).as_secs_f64()),
+        bandwidth: None,
         compared,
         widened: view.widened,
         acknowledged: tally.acknowledged,

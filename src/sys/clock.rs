@@ -64,6 +64,30 @@ pub fn is_synchronised() -> io::Result<bool> {
     Ok(status & libc::STA_UNSYNC == 0)
 }
 
+/// A moment of the week as the clock on the wall shows it. Where the clocks are put forward an hour is missing, and where they
+/// are put back one comes twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    /// From Monday, 0.
+    pub weekday: u8,
+    /// Of the day, from midnight.
+    pub minute: u16,
+}
+
+/// What the clock on the wall shows (`TZ`, else localtime(5)).
+#[must_use]
+pub fn local_now() -> LocalTime {
+    local(&jiff::Zoned::now())
+}
+
+fn local(time: &jiff::Zoned) -> LocalTime {
+    let part = |number: i8| u16::from(number.unsigned_abs());
+    LocalTime {
+        weekday: time.weekday().to_monday_zero_offset().unsigned_abs(),
+        minute: part(time.hour()) * 60 + part(time.minute()),
+    }
+}
+
 /// Tells when the real-time clock was set (timerfd_create(2), `TFD_TIMER_CANCEL_ON_SET`). Slewing is not told.
 #[derive(Debug)]
 pub struct ClockWatch(OwnedFd);
@@ -137,6 +161,26 @@ pub fn process_cpu() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_week_is_that_of_the_wall_clock_also_where_it_is_put_forward_and_back() {
+        let zone = jiff::tz::TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        let check = |utc: &str, weekday: u8, clock: (u16, u16)| {
+            let time: jiff::Timestamp = utc.parse().unwrap();
+            let expected = LocalTime { weekday, minute: clock.0 * 60 + clock.1 };
+            assert_eq!(local(&time.to_zoned(zone.clone())), expected, "{utc}");
+        };
+        check("2026-01-05T07:30:00Z", 0, (8, 30));
+        check("2026-07-05T21:59:00Z", 6, (23, 59));
+        check("2026-07-05T22:00:00Z", 0, (0, 0));
+        // The last Sunday of March: after 01:59 comes 03:00.
+        check("2026-03-29T00:59:00Z", 6, (1, 59));
+        check("2026-03-29T01:00:00Z", 6, (3, 0));
+        // The last Sunday of October: 02:30 twice.
+        check("2026-10-25T00:30:00Z", 6, (2, 30));
+        check("2026-10-25T01:30:00Z", 6, (2, 30));
+        check("2026-10-25T02:00:00Z", 6, (3, 0));
+    }
 
     #[test]
     fn the_clock_says_whether_something_keeps_it_right() {

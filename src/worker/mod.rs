@@ -3,6 +3,7 @@
 //! - [`command`]: the command line, the list, the environment.
 //! - [`ssh`]: how ssh is called, by rsync and for the connection that its calls share.
 //! - [`shim`]: a process before it is rsync.
+//! - [`throttle`]: the limit of a target, shared among its runs.
 //! - [`run`]: one process, started, listened to, watched over, reaped.
 //! - [`acks`]: what its daemon says is acknowledged at once.
 //! - [`warm`]: one that was started ahead; [`heat`]: when there is one.
@@ -21,6 +22,7 @@ pub mod cause;
 pub mod complaint;
 pub mod outcome;
 pub mod ssh;
+pub mod throttle;
 pub mod command;
 mod acks;
 pub mod heat;

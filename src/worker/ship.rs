@@ -21,6 +21,7 @@ use super::outcome::{self, Applied, Exit, Run as Ended, Verdict};
 use super::run::{Finished, Stop, Supervisor, Urgency};
 use super::shim::SHIM_NOT_RUN;
 use super::shipment::{Shipment, Sights, is_above, nothing, probed, within};
+use super::throttle::{Part, Throttle, Told};
 use crate::change::{BatchId, Draft};
 use crate::dispatch::{Conclusion, DeleteGuard, Pace, Report, Reservation, Trouble, TroubleRemedy};
 use crate::path::RelPath;
@@ -37,6 +38,8 @@ const SLOWEST_LINK: u64 = 16 * 1024;
 /// How long a target that has too few connections is asked again, once none of ours waits any more, and how often.
 const ROOM_WAIT: Duration = Duration::from_secs(1);
 const ROOM_PAUSE: Duration = Duration::from_millis(40);
+/// Between two looks whether a large file may have its part of the limit. It will take long, so nobody misses it.
+const PART_PAUSE: Duration = Duration::from_millis(50);
 
 /// Sends drafts of one root to one target. One per lane.
 #[derive(Debug)]
@@ -59,6 +62,8 @@ pub struct Shipper {
     pub direct: bool,
     /// What the lanes of the target share of the way there.
     pub link: Arc<Link>,
+    /// The limit of the target, shared by all its lanes.
+    pub throttle: Option<Arc<Throttle>>,
 }
 
 /// What a shipper asks of its surroundings.
@@ -194,7 +199,7 @@ impl Shipper {
         match self.run(
             &command::probe(),
             self.closed(),
-            How { missing_args, bytes: 0, batch: BatchId::default() },
+            How { missing_args, bytes: 0, batch: BatchId::default(), large: false },
             around,
         ) {
             Err(trouble) => Some(trouble),
@@ -210,7 +215,7 @@ impl Shipper {
         self.run(
             &command::probe(),
             self.closed(),
-            How { missing_args: true, bytes: 0, batch: BatchId::default() },
+            How { missing_args: true, bytes: 0, batch: BatchId::default(), large: false },
             around,
         )
     }
@@ -232,7 +237,7 @@ impl Shipper {
         shipment: &Shipment,
         around: &mut Surroundings<'_>,
     ) -> Result<Guarded, Trouble> {
-        let how = How { missing_args, bytes: shipment.bytes, batch: shipment.batch };
+        let how = How { missing_args, bytes: shipment.bytes, batch: shipment.batch, large: shipment.large };
         let denied = shipment.is_denied(run);
         let waiting = self.run_warm(run, denied, how, around)?;
         let first = match run.risk {
@@ -357,22 +362,23 @@ impl Shipper {
     }
 
     fn run_cold(&self, run: &Run, fence: Fence, how: How, around: &mut Surroundings<'_>) -> Result<Verdict, Trouble> {
-        let How { missing_args, bytes, .. } = how;
+        let How { missing_args, bytes, large, .. } = how;
         if (around.urgency)() != Urgency::None {
             return Err(stopping());
         }
+        // Given back when the run has ended. Before the look at the root, since it may have to wait.
+        let part = self.part(large, around)?;
         self.source.check(clock::now()).map_err(held)?;
-        let arguments = self.arguments(run, fence, missing_args);
-        let deadline = deadline(&self.transport, run.entries.len(), bytes);
+        let mut arguments = self.arguments(run, fence, missing_args);
+        let mut deadline = deadline(&self.transport, run.entries.len(), bytes);
+        if let Some(part) = &part {
+            arguments.insert(0, part.argument());
+            deadline += part.patience(bytes);
+        }
         let finished = around
             .supervisor
             .run(&self.transport, &arguments, &command::list(run), deadline, around.urgency)
-            .map_err(|error| Trouble {
-                cause: "local_resources",
-                remedy: TroubleRemedy::Pause(Pace::Normal),
-                words: format!("cannot start rsync: {error}"),
-                hint: None,
-            })?;
+            .map_err(|error| no_resources(&error))?;
         self.note(false, &finished);
         let verdict = self.judge(run, &finished)?;
         let well = matches!(verdict.applied, Applied::All | Applied::AllBut(_));
@@ -381,6 +387,25 @@ impl Shipper {
         }
         around.heat.on_batch(clock::now(), well);
         Ok(verdict)
+    }
+
+    /// The run's part of the target's limit, if it has one now.
+    fn part(&self, large: bool, around: &mut Surroundings<'_>) -> Result<Option<Part<'_>>, Trouble> {
+        let Some(throttle) = &self.throttle else { return Ok(None) };
+        loop {
+            match throttle.take(large) {
+                Told::NoLimit => return Ok(None),
+                Told::Part(part) => return Ok(Some(part)),
+                Told::Wait if (around.urgency)() != Urgency::None => {
+                    throttle.give_up();
+                    return Err(stopping());
+                }
+                Told::Wait => around.supervisor.rest(Some(PART_PAUSE)).map_err(|error| {
+                    throttle.give_up();
+                    no_resources(&error)
+                })?,
+            }
+        }
     }
 
     pub(super) fn judge(&self, run: &Run, finished: &Finished) -> Result<Verdict, Trouble> {
@@ -466,6 +491,8 @@ pub(super) struct How {
     pub(super) bytes: u64,
     /// Whose they are.
     pub(super) batch: BatchId,
+    /// They are of the large lane.
+    pub(super) large: bool,
 }
 
 /// What is known of the deletes of a run.
@@ -524,6 +551,15 @@ pub fn held(fault: RootFault) -> Trouble {
         _ => "nothing is sent or deleted until the same directory is back",
     };
     Trouble { cause: fault.cause, remedy: TroubleRemedy::HoldSource, words: fault.words, hint: Some(hint) }
+}
+
+fn no_resources(error: &io::Error) -> Trouble {
+    Trouble {
+        cause: "local_resources",
+        remedy: TroubleRemedy::Pause(Pace::Normal),
+        words: format!("cannot start rsync: {error}"),
+        hint: None,
+    }
 }
 
 pub(super) fn stopping() -> Trouble {

@@ -38,6 +38,8 @@ pub struct Shipment {
     pub runs: Vec<Run>,
     /// Bytes of the files in them, as far as they are known.
     pub bytes: u64,
+    /// The draft is of the large lane.
+    pub large: bool,
     /// The report that precedes the runs, if there is something to report.
     pub seen: Option<Report>,
     /// Some inode has names that nobody knows.
@@ -190,6 +192,7 @@ impl<G: Ground> Sights<'_, G> {
             absent: absent.map(|(mark, _)| mark.path.clone()).collect(),
             runs,
             bytes,
+            large: draft.large,
             search_links,
             directories,
             failures,

@@ -87,6 +87,10 @@ fn usage_is_exit_code_2_and_shows_the_way() {
     check(&["--lanes", "0"], &["--lanes", "1..=16"]);
     check(&["--shards", "65"], &["--shards", "1..=64"]);
     check(&["--timeout", "x"], &["--timeout"]);
+    check(&["--bandwidth", "50"], &["--bandwidth", "write it like 512KiB/s or 50MiB/s"]);
+    check(&["--bandwidth", "1KiB/s"], &["--bandwidth", "write 64KiB/s to 1TiB/s"]);
+    check(&["--ssh-option", "ProxyJump"], &["--ssh-option", "write KEY=VALUE"]);
+    check(&["--ssh-option", "ControlPath=/x"], &["--ssh-option", "'ControlPath' is for fansync to set"]);
     check(&["--nonsense"], &["--nonsense"]);
     check(&["--no-state", "--state", "x"], &["--state", "cannot be used with"]);
     check(&["--filter", ". /etc/rules"], &["/etc/rules"]);

@@ -12,6 +12,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod agent;
+mod bandwidth;
 mod chaos;
 mod churn;
 mod cold_start;

@@ -22,7 +22,7 @@ pub fn check(path: &Path, online: bool) -> Result<(), Failure> {
     if problems.is_empty() && online {
         for (_, answer) in preflight::ask_targets(&preflight::setups(&config)?)? {
             match answer {
-                Answer::Well => {}
+                Answer::Well(_) => {}
                 Answer::Away(text) | Answer::Refuses(text) => problems.push(text),
             }
         }

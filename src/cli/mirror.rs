@@ -109,7 +109,7 @@ pub fn mirror(arguments: &MirrorArguments) -> Result<(), Failure> {
     let mut refusals = Vec::new();
     for (_, answer) in preflight::ask_targets(&setups)? {
         match answer {
-            Answer::Well => {}
+            Answer::Well(_) => {}
             Answer::Away(text) => tracing::warn!("{text}: changes are kept until it is back"),
             Answer::Refuses(text) => refusals.push(text),
         }

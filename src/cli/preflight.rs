@@ -22,7 +22,7 @@ use crate::watch::{Asked, Source};
 use crate::worker::cause::Remedy;
 use crate::worker::command::Transport;
 use crate::worker::heat::Heat;
-use crate::worker::link::{Link, LinkOptions, When};
+use crate::worker::link::{AcksView, Link, LinkOptions, When};
 use crate::worker::outcome::Applied;
 use crate::worker::run::{Supervisor, Urgency};
 use crate::worker::ship::{self, Shipper, Surroundings};
@@ -247,8 +247,8 @@ fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> Ta
 /// What a target said to an empty list.
 #[derive(Debug)]
 pub enum Answer {
-    /// All is well.
-    Well,
+    /// All is well. Why its replies cannot be acknowledged at once, if they cannot.
+    Well(Option<String>),
     /// It cannot be reached, or cannot take anything, right now; that may pass by itself.
     Away(String),
     /// It refuses, and will until somebody changes something.
@@ -286,7 +286,12 @@ pub fn ask_targets(roots: &[RootSetup]) -> Result<Vec<(String, Answer)>, Failure
             let shown = shown(target);
             let answer = match shipper.ask(&mut around) {
                 Err(trouble) => Answer::Away(sentence(&shown, trouble.cause, &trouble.words, trouble.hint)),
-                Ok(verdict) if !matches!(verdict.applied, Applied::Nothing | Applied::EndedBy(_)) => Answer::Well,
+                Ok(verdict) if !matches!(verdict.applied, Applied::Nothing | Applied::EndedBy(_)) => {
+                    Answer::Well(match shipper.link.view().acks {
+                        Some(AcksView::Plain(why)) => Some(why),
+                        Some(AcksView::Quick) | None => None,
+                    })
+                }
                 Ok(verdict) => {
                     let text = sentence(&shown, verdict.cause.name(), &verdict.words, verdict.cause.hint());
                     if verdict.remedy == Remedy::StopTarget { Answer::Refuses(text) } else { Answer::Away(text) }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fansync::lab::{Daemon, DaemonOptions, free_port};
 use serde_json::Value;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, watch_key};
 use crate::ground::{Ground, PATIENCE, descendants, holds_text, status, still_there, trickle, until};
 
 /// A daemon as most are: without TCP_NODELAY.
@@ -352,5 +352,61 @@ fn a_long_list_and_hostile_names_arrive() {
         fs::remove_file(at(&field.ground.source, name)).unwrap();
     }
     field.ground.wait_equal(&agent);
+    no_failure(&agent, &field);
+}
+
+/// An agent for one target with these keys.
+fn configured(field: &Field, keys: &str) -> Agent {
+    let config = field.ground.place.join("fansync.yaml");
+    let text = format!(
+        "state_dir: {}\nroots:\n  - path: {}\n{}    targets: [{{url: \"{}\", {keys}}}]\n",
+        field.ground.place.join("state").display(),
+        field.ground.source.display(),
+        watch_key(),
+        field.url(),
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fansync"));
+    command.arg("run").arg("--config").arg(&config);
+    let mut agent = Agent::spawn(command, &field.ground.place);
+    agent.wait_ready();
+    agent
+}
+
+#[test]
+fn what_is_compressed_takes_few_bytes_and_the_one_that_waits_does_so_too() {
+    let text = "a line like all the others\n".repeat(20_000);
+    let sent = |keys: &str| {
+        let field = Field::new(stock());
+        let agent = configured(&field, keys);
+        field.warm_up(&agent);
+        let before = field.link();
+        fs::write(field.ground.at("d/text"), &text).unwrap();
+        until("the text", PATIENCE, &agent, || holds_text(&field.ground.there("d/text"), &text));
+        until("its numbers", PATIENCE, &agent, || field.count("warm_runs") > before["warm_runs"].as_u64().unwrap());
+        no_failure(&agent, &field);
+        field.count("bytes_sent") - before["bytes_sent"].as_u64().unwrap()
+    };
+    let (compressed, plain) = (sent("compress: always"), sent("compress: never"));
+    println!("{compressed} bytes instead of {plain}");
+    assert!(plain > 500_000 && compressed < plain / 10, "{compressed} instead of {plain}");
+}
+
+#[test]
+fn differences_go_by_the_one_that_waits_where_files_shall_not_be_sent_whole() {
+    let field = Field::new(stock());
+    let agent = configured(&field, "whole_file: never, compress: never");
+    let mut content: Vec<u8> =
+        (0..700_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    fs::write(field.ground.at("d/large"), &content).unwrap();
+    field.ground.wait_equal(&agent);
+    field.warm_up(&agent);
+    let before = field.link();
+    content[350_000] ^= 1;
+    fs::write(field.ground.at("d/large"), &content).unwrap();
+    field.ground.wait_equal(&agent);
+    until("its numbers", PATIENCE, &agent, || field.count("warm_runs") > before["warm_runs"].as_u64().unwrap());
+    let sent = field.count("bytes_sent") - before["bytes_sent"].as_u64().unwrap();
+    assert!(sent < 100_000, "{sent} bytes");
     no_failure(&agent, &field);
 }

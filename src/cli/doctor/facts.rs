@@ -110,7 +110,8 @@ pub fn gather(subjects: &Subjects, proc: &Proc, patience: &Patience) -> Result<F
 
 fn said(answer: Answer) -> TargetFacts {
     match answer {
-        Answer::Well => TargetFacts::Well,
+        Answer::Well(None) => TargetFacts::Well,
+        Answer::Well(Some(why)) => TargetFacts::Late(why),
         Answer::Away(words) => TargetFacts::Away(words),
         Answer::Refuses(words) => TargetFacts::Refuses(words),
     }

@@ -123,6 +123,8 @@ pub struct Facts {
 pub enum TargetFacts {
     /// It takes changes.
     Well,
+    /// It takes changes; why its replies cannot be acknowledged at once.
+    Late(String),
     /// It cannot be reached, or cannot take anything, right now.
     Away(String),
     /// It refuses until somebody changes something.

@@ -143,6 +143,11 @@ pub(super) fn target(name: &str, said: &TargetFacts) -> Finding {
     let finding = |level, what: &str| Finding::new("target", level, what).of(name);
     match said {
         TargetFacts::Well => finding(Level::Ok, "it answers and takes changes"),
+        TargetFacts::Late(why) => {
+            finding(Level::Note, &format!("it takes changes, but its replies cannot be acknowledged at once: {why}"))
+                .why("a daemon without TCP_NODELAY waits up to 40 ms for that, with each change")
+                .mend("socket options = TCP_NODELAY   (in the daemon's rsyncd.conf)")
+        }
         TargetFacts::Away(words) => finding(Level::Warning, words).why("changes are kept, and sent when it is back"),
         TargetFacts::Refuses(words) => {
             finding(Level::Problem, words).why("nothing is sent to it until that is changed")

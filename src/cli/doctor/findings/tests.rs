@@ -633,6 +633,13 @@ fn configurations_and_targets() {
     );
     let said = |said: TargetFacts| move |facts: &mut Facts| facts.targets[0].1 = said;
     check(|_| (), "target", Level::Ok, "it answers and takes changes", &[]);
+    check(
+        said(TargetFacts::Late("Operation not permitted (os error 1)".to_owned())),
+        "target",
+        Level::Note,
+        "it takes changes, but its replies cannot be acknowledged at once: Operation not permitted (os error 1)",
+        &["waits up to 40 ms", "socket options = TCP_NODELAY   (in the daemon's rsyncd.conf)"],
+    );
     let away = TargetFacts::Away("target backup: connection refused".to_owned());
     check(said(away), "target", Level::Warning, "target backup: connection refused", &["sent when it is back"]);
     let refuses = TargetFacts::Refuses("target backup: unknown module".to_owned());

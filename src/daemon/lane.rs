@@ -114,7 +114,7 @@ impl LaneLoop {
         loop {
             let Some((order, slot)) = self.inbox.orders.pop() else {
                 if self.inbox.ending() != Ending::GoOn {
-                    return Ok(());
+                    return if self.inbox.ending() == Ending::Finish { self.supervisor.part() } else { Ok(()) };
                 }
                 let tend_at = self.tend(missing_args_last);
                 if self.inbox.orders.is_empty() {

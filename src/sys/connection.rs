@@ -1,7 +1,7 @@
 //! The TCP connection of a child, seen through a duplicate of its socket: pidfd_getfd(2), tcp(7).
 //!
-//! Nothing is read from it or written to it. The duplicate keeps the connection open, so it must be dropped when the child
-//! has ended: the other side sees the end only then.
+//! Nothing is read from it or written to it. The duplicate keeps the connection open, so it must be dropped when the
+//! child has ended: the other side sees the end only then.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
@@ -20,7 +20,8 @@ impl Connection {
     /// Finds the connection of a child, if it has one yet.
     ///
     /// # Errors
-    /// `ENOSYS` before Linux 5.6, `EPERM` where the child must not be looked into (Yama, seccomp), `ESRCH` when it has ended.
+    /// `ENOSYS` before Linux 5.6, `EPERM` where the child must not be looked into (Yama, seccomp), `ESRCH` when it has
+    /// ended.
     pub fn of(child: &Reaper) -> io::Result<Option<Self>> {
         let directory = format!("/proc/{}/fd", child.id());
         for entry in std::fs::read_dir(&directory)? {
@@ -43,8 +44,8 @@ impl Connection {
         Ok(None)
     }
 
-    /// Has what comes next acknowledged at once: the kernel forgets that this side answers with data of its own (tcp(7),
-    /// `TCP_QUICKACK`; not permanent).
+    /// Has what comes next acknowledged at once: the kernel forgets that this side answers with data of its own
+    /// (tcp(7), `TCP_QUICKACK`; not permanent).
     pub fn acknowledge_at_once(&self) {
         let _slower_then = sockopt::set_tcp_quickack(&self.0, true);
     }
@@ -57,8 +58,8 @@ impl Connection {
     pub fn info(&self) -> io::Result<TcpInfo> {
         let mut bytes = [0_u8; TCP_INFO_SIZE];
         let mut length = libc::socklen_t::try_from(bytes.len()).unwrap_or(0);
-        // SAFETY: the descriptor is open as long as `self`; the kernel writes at most `length` bytes, which is the size of
-        // `bytes`, and a number to `length`; both live through the call.
+        // SAFETY: the descriptor is open as long as `self`; the kernel writes at most `length` bytes, which is the size
+        // of `bytes`, and a number to `length`; both live through the call.
         let result = unsafe {
             libc::getsockopt(
                 self.0.as_raw_fd(),

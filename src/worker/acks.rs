@@ -2,8 +2,8 @@
 //!
 //! A daemon without TCP_NODELAY sends its second small reply only when the first one is acknowledged, which our kernel
 //! puts off for 40 ms as it expects rsync to answer with data (notes/rsync.md 5.1). rsync cannot be told to set
-//! TCP_QUICKACK, which is not permanent anyway. So the socket is duplicated out of the child, watched for what arrives, and
-//! told at each arrival to acknowledge at once. Where that is not possible everything works as well, but slower.
+//! TCP_QUICKACK, which is not permanent anyway. So the socket is duplicated out of the child, watched for what arrives,
+//! and told at each arrival to acknowledge at once. Where that is not possible everything works as well, but slower.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -16,7 +16,8 @@ const GIVEN_UP: Duration = Duration::from_secs(600);
 /// How long a daemon may take to see the end of a connection. Its process looks for its own child every 20 ms.
 const MOMENT: Duration = Duration::from_secs(2);
 
-/// Files up to this are sent whole on a slow way: of what fits in a few packets no difference is worth its round of checksums.
+/// Files up to this are sent whole on a slow way: of what fits in a few packets no difference is worth its round of
+/// checksums.
 const WHOLE_MAX_SLOW: u64 = 8 * 1024;
 
 /// When something is done.
@@ -123,8 +124,8 @@ impl Link {
         }
     }
 
-    /// Takes note when these words are those of a daemon that refuses compression. Returns whether it goes without then,
-    /// as nobody asked for it.
+    /// Takes note when these words are those of a daemon that refuses compression. Returns whether it goes without
+    /// then, as nobody asked for it.
     pub(super) fn refuses_compression(&self, words: &str) -> bool {
         let refuses = self.options.compress == When::Auto && self.compresses() && words.contains("compress");
         self.state.lock().refuses_compression |= refuses;
@@ -162,8 +163,8 @@ impl Link {
         state.open && state.given_up_until.is_none_or(|until| until <= now)
     }
 
-    /// The target has too few connections, so none waits any more. Returns whether that may help: one waits, or one of ours
-    /// ended a moment ago, which the daemon counts still.
+    /// The target has too few connections, so none waits any more. Returns whether that may help: one waits, or one of
+    /// ours ended a moment ago, which the daemon counts still.
     pub fn give_up(&self, now: Instant) -> bool {
         let mut state = self.state.lock();
         state.given_up_until = Some(now + GIVEN_UP);

@@ -1,9 +1,9 @@
 //! One rsync process: started, listened to, watched over, reaped.
 //!
-//! Invariant: when [`Supervisor::run`] returns, the child is reaped and its process group is gone. No crash of ours cuts an
-//! entry of a list short: the list is a complete memory file before rsync exists, or comes in whole entries (see
-//! [`super::warm`]). The child dies with the thread that started it (`PR_SET_PDEATHSIG` through the exec shim), so that an
-//! orphan cannot work against the next agent.
+//! Invariant: when [`Supervisor::run`] returns, the child is reaped and its process group is gone. No crash of ours
+//! cuts an entry of a list short: the list is a complete memory file before rsync exists, or comes in whole entries
+//! (see [`super::warm`]). The child dies with the thread that started it (`PR_SET_PDEATHSIG` through the exec shim), so
+//! that an orphan cannot work against the next agent.
 //!
 //! The shim is started ahead ([`Supervisor::prepare`]), and where it pays so is rsync itself ([`Supervisor::warm_up`]).
 
@@ -34,6 +34,9 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// How long an rsync that got nothing to do may take to end.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);
+
+/// The same at the end of the agent.
+const PART_WAIT: Duration = Duration::from_millis(200);
 
 /// Between two looks at what a running rsync waits for.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
@@ -105,7 +108,6 @@ pub struct Supervisor {
 struct Leaving {
     _child: Child,
     reaper: Reaper,
-    acks: Acks,
     until: Instant,
 }
 
@@ -286,18 +288,34 @@ impl Supervisor {
     pub fn let_go(&mut self) {
         self.dismiss();
         let Some(warm) = self.warm.take() else { return };
-        let Warm { child, reaper, acks, list, .. } = warm;
-        acks.acknowledge();
+        let Warm { child, reaper, mut acks, list, .. } = warm;
+        // The daemon must see its end even if this thread is busy then.
+        let _its_numbers_tell_nothing = acks.close(self.poll.registry());
         drop(list);
-        self.leaving = Some(Leaving { _child: child, reaper, acks, until: clock::now() + LEAVE_WAIT });
+        self.leaving = Some(Leaving { _child: child, reaper, until: clock::now() + LEAVE_WAIT });
+    }
+
+    /// The same at the lane's end: gives it a moment.
+    ///
+    /// # Errors
+    /// Those of epoll_wait(2).
+    pub fn part(&mut self) -> io::Result<()> {
+        self.let_go();
+        let until = clock::now() + PART_WAIT;
+        while self.leaving.is_some() && clock::now() < until {
+            self.rest(Some(until.saturating_duration_since(clock::now())))?;
+            if self.leaving.as_ref().is_some_and(|leaving| leaving.reaper.has_ended().unwrap_or(true)) {
+                self.dismiss();
+            }
+        }
+        Ok(())
     }
 
     /// Ends what [`Self::let_go`] let go.
     fn dismiss(&mut self) {
-        if let Some(mut leaving) = self.leaving.take() {
+        if let Some(leaving) = self.leaving.take() {
             let _registered = self.poll.registry().deregister(&mut SourceFd(&leaving.reaper.raw()));
             leaving.reaper.end();
-            let _its_numbers_tell_nothing = leaving.acks.close(self.poll.registry());
         }
     }
 
@@ -327,8 +345,8 @@ impl Supervisor {
         self.watch(child, reaper, acks, started, clock::now() + GRACE, &|| Urgency::None).map(Some)
     }
 
-    /// Gives the rsync that waits its list and watches it to its end. `None` when there is none that is well, or the list
-    /// is not for it: then nothing has happened.
+    /// Gives the rsync that waits its list and watches it to its end. `None` when there is none that is well, or the
+    /// list is not for it: then nothing has happened.
     ///
     /// # Errors
     /// When it cannot be watched; nothing is left behind then.
@@ -366,7 +384,8 @@ impl Supervisor {
         Some(warm)
     }
 
-    /// Starts the shim of the next run, so that it need not be waited for. A failure is met again, and told, by the run.
+    /// Starts the shim of the next run, so that it need not be waited for. A failure is met again, and told, by the
+    /// run.
     pub fn prepare(&mut self, transport: &Transport) {
         if self.spare.is_none() {
             self.spare = Spare::start(transport).ok();
@@ -482,9 +501,9 @@ impl<T: Read + AsFd> Stream<T> {
         Ok(Self { source, kept: Vec::new(), room: OUTPUT_MAX, cut: false })
     }
 
-    /// One whose other end rsync shares with ssh. Some versions of ssh make that non-blocking for both, so that rsync loses
-    /// what does not fit into the pipe, which may be the name of a path that failed. What we keep is less than the pipe holds: a
-    /// loss means that there was more, and that the output is not complete is known.
+    /// One whose other end rsync shares with ssh. Some versions of ssh make that non-blocking for both, so that rsync
+    /// loses what does not fit into the pipe, which may be the name of a path that failed. What we keep is less than
+    /// the pipe holds: a loss means that there was more, and that the output is not complete is known.
     fn shared(source: Option<T>) -> io::Result<Self> {
         let mut stream = Self::new(source)?;
         if let Some(source) = &stream.source {

@@ -1,5 +1,5 @@
-//! A child before it is rsync: this program itself, started ahead, which ties its life to its parent's, waits for a command
-//! line and becomes that program. Starting it costs a millisecond or more that a change would wait for.
+//! A child before it is rsync: this program itself, started ahead, which ties its life to its parent's, waits for a
+//! command line and becomes that program. Starting it costs a millisecond or more that a change would wait for.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write as _};
@@ -54,7 +54,8 @@ impl Shim {
         }
     }
 
-    /// Makes it the transport's rsync with `arguments`. One that takes none is killed, and is to be reaped as any other.
+    /// Makes it the transport's rsync with `arguments`. One that takes none is killed, and is to be reaped as any
+    /// other.
     pub(super) fn become_rsync(self, transport: &Transport, arguments: &[OsString]) -> (Child, Reaper) {
         if let Err(error) = send_arguments(self.arguments, &transport.program, arguments) {
             self.reaper.kill_group();

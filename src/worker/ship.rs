@@ -323,7 +323,7 @@ impl Shipper {
         ended.map(Some)
     }
 
-    /// Makes a run by a fresh rsync. One that meets a limit of connections goes again at once when we had a part in that.
+    /// Makes a run by a fresh rsync. One that meets a limit of connections goes again at once if we had a part in that.
     fn run(&self, run: &Run, fence: Fence, how: How, around: &mut Surroundings<'_>) -> Result<Verdict, Trouble> {
         let began = clock::now();
         let mut verdict = self.run_cold(run, fence, how, around)?;

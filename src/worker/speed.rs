@@ -1,12 +1,12 @@
 //! How fast the way to a target is, from what the kernel saw of finished connections. Pure.
 //!
-//! It decides two things: on a slow way data is compressed and even small files go as differences, on a fast one neither
-//! is worth its processor time (notes/rsync.md 5.3).
+//! It decides two things: on a slow way data is compressed and even small files go as differences, on a fast one
+//! neither is worth its processor time (notes/rsync.md 5.3).
 
 use crate::sys::connection::TcpInfo;
 
-/// Below this a way is slow. Unit: bytes per second. Why 12 MB/s: 100 Mbit/s. A core compresses and compares several times
-/// as much, so that it is not what is waited for.
+/// Below this a way is slow. Unit: bytes per second. Why 12 MB/s: 100 Mbit/s. A core compresses and compares several
+/// times as much, so that it is not what is waited for.
 const SLOW: f64 = 12e6;
 
 /// A slow way is fast again from here on.

@@ -1,9 +1,10 @@
 //! An rsync that was started ahead: it has connected and waits for its list.
 //!
-//! The list comes by a pipe, and the transfer begins at the pipe's end. A crash of ours closes the pipe, too, so that what
-//! was written until then is the list. A path that is cut short would be another path, perhaps one to be deleted. So each
-//! write is whole entries and at most `PIPE_BUF`, into a pipe with room: pipe(7) has it that such a write is done as a whole
-//! or not at all, whatever ends the writer. A list that ends early asks for less, which is sent again by the next agent.
+//! The list comes by a pipe, and the transfer begins at the pipe's end. A crash of ours closes the pipe, too, so that
+//! what was written until then is the list. A path that is cut short would be another path, perhaps one to be deleted.
+//! So each write is whole entries and at most `PIPE_BUF`, into a pipe with room: pipe(7) has it that such a write is
+//! done as a whole or not at all, whatever ends the writer. A list that ends early asks for less, which is sent again
+//! by the next agent.
 
 use std::ffi::OsString;
 use std::io;
@@ -22,8 +23,8 @@ use crate::sys::clock;
 /// What a pipe takes as a whole (pipe(7), `PIPE_BUF`). An entry is no longer: rsync's limit is the same number.
 const CHUNK: usize = 4_096;
 
-/// The largest list that a pipe is made large enough for. Unit: bytes. Why 256 KiB: a longer list takes longer to be read
-/// than a fresh start, and an unprivileged user's pipes may hold 1 MiB each and 64 MiB together (pipe(7)).
+/// The largest list that a pipe is made large enough for. Unit: bytes. Why 256 KiB: a longer list takes longer to be
+/// read than a fresh start, and an unprivileged user's pipes may hold 1 MiB each and 64 MiB together (pipe(7)).
 const ROOM_MAX: usize = 256 * 1024;
 
 /// One that waits.

@@ -1,7 +1,7 @@
 //! Sending by an rsync that waits for its list: when there is one, what it may be given, and what becomes of it.
 //!
-//! It was started with fixed arguments, so its fence is fixed, too: it may delete [`WARM_DELETES`] names, however few are
-//! meant. So many are reserved with the guard before it gets its list, and set right afterwards.
+//! It was started with fixed arguments, so its fence is fixed, too: it may delete [`WARM_DELETES`] names, however few
+//! are meant. So many are reserved with the guard before it gets its list, and set right afterwards.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -20,8 +20,8 @@ use crate::plan::{Risk, Run, RunKind, WHOLE_MAX};
 use crate::sys::clock;
 use crate::target::Location;
 
-/// Names that a run by a waiting rsync may delete. Why 64: a mass delete goes by a run of its own, and a guard whose limit
-/// is as usual can spare so many.
+/// Names that a run by a waiting rsync may delete. Why 64: a mass delete goes by a run of its own, and a guard whose
+/// limit is as usual can spare so many.
 const WARM_DELETES: u64 = 64;
 
 /// Files of a run that compares are sent whatever they are when it goes by a waiting rsync: so much is sent for nothing
@@ -89,7 +89,8 @@ impl Shipper {
         heat.on_end(now, finished.took);
     }
 
-    /// Whether a waiting rsync sends whole files. Where not, small ones go as differences, too, as they may be less small.
+    /// Whether a waiting rsync sends whole files. Where not, small ones go as differences, too, as they may be less
+    /// small.
     fn is_whole(&self) -> bool {
         self.link.whole_max() >= WHOLE_MAX
     }
@@ -203,7 +204,7 @@ impl Shipper {
                 target = %self.transport.location,
                 words,
                 hint = "set 'socket options = TCP_NODELAY' in the daemon's rsyncd.conf",
-                "replies of the daemon cannot be acknowledged at once: each change takes up to 40 ms more"
+                "replies cannot be acknowledged at once: to a daemon without TCP_NODELAY a change takes up to 40 ms more"
             );
         }
     }
@@ -230,8 +231,8 @@ fn points() -> Run {
     }
 }
 
-/// Whether it ended because its connection was no good any more, or for a reason that a fresh one tells better. A host that
-/// does not answer is not waited for twice.
+/// Whether it ended because its connection was no good any more, or for a reason that a fresh one tells better. A host
+/// that does not answer is not waited for twice.
 fn is_broken(verdict: &Verdict) -> bool {
     verdict.applied == Applied::Nothing && !matches!(verdict.cause, Cause::ConnectTimeout | Cause::WatchdogStopped)
 }

@@ -182,8 +182,8 @@ fn a_daemon_that_drops_who_waits_too_long_is_no_failure() {
     no_failure(&agent, &field);
 }
 
-/// One connection at a time: the one that waits must not have it. rsync's daemon counts a connection for 20 ms and more after
-/// its end.
+/// One connection at a time: the one that waits must not have it. rsync's daemon counts a connection for 20 ms and more
+/// after its end.
 #[test]
 fn a_target_with_few_connections_is_served_all_the_same() {
     for connections_max in [1, 2] {
@@ -308,8 +308,8 @@ fn a_storm_of_deletes_is_held_as_ever() {
     assert!(left >= 100, "{left} are left");
 }
 
-/// A file that became a directory full of files on the target is in the way of nobody: it is deleted, and counted, as by a
-/// fresh run.
+/// A file that became a directory full of files on the target is in the way of nobody: it is deleted, and counted, as
+/// by a fresh run.
 #[test]
 fn what_is_in_the_way_is_counted_though_the_fence_is_wide() {
     let field = Field::new(stock());

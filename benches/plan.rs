@@ -30,6 +30,7 @@ fn mark(number: usize) -> DraftMark {
         content: Content::Resend,
         derived: false,
         attempts: 0,
+        origin: None,
     }
 }
 

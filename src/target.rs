@@ -3,9 +3,12 @@
 //! Grammar (rsync(1)): `rsync://[user@]host[:port]/module[/sub]`, `[user@]host::module[/sub]`, `[user@]host:path` for ssh,
 //! or a local directory. An IPv6 address stands in brackets.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use crate::path::RelPath;
 
 /// Which target of a root, in the order of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,7 +201,7 @@ impl Location {
 
     /// The argument that rsync gets as its destination, with the slash at its end.
     #[must_use]
-    pub fn argument(&self) -> std::ffi::OsString {
+    pub fn argument(&self) -> OsString {
         let mut bytes = match self {
             Self::Local(path) => path.as_os_str().as_bytes().to_vec(),
             Self::Daemon(address) => address.url(),
@@ -207,8 +210,42 @@ impl Location {
         if bytes.last() != Some(&b'/') {
             bytes.push(b'/');
         }
-        std::ffi::OsString::from_vec(bytes)
+        OsString::from_vec(bytes)
     }
+}
+
+impl Location {
+    /// The argument that rsync gets to work in the directory `path` of the target, and what it is to be told to find the
+    /// directory `other` there (`--link-dest`), `None` where one of them cannot be said exactly: a daemon expands the
+    /// wildcards of its arguments, and what becomes of other special characters depends on its release.
+    #[must_use]
+    pub fn move_arguments(&self, path: &RelPath, other: &RelPath) -> Option<(OsString, OsString)> {
+        let mut destination = self.argument().into_vec();
+        destination.extend_from_slice(path.as_bytes());
+        destination.push(b'/');
+        let mut basis = match self {
+            Self::Local(_) => self.argument().into_vec(),
+            // Relative to the module (notes/rsync.md 3).
+            Self::Daemon(address) if address.sub.is_empty() => b"/".to_vec(),
+            Self::Daemon(address) => [b"/", &address.sub[..], b"/"].concat(),
+            // A relative one would be taken from the destination.
+            Self::Ssh(address) => [&address.path[..], b"/"].concat(),
+        };
+        let exact = match self {
+            Self::Local(_) => true,
+            Self::Daemon(_) | Self::Ssh(_) => {
+                [&basis[..], path.as_bytes(), other.as_bytes()].into_iter().all(is_said_exactly)
+            }
+        };
+        basis.extend_from_slice(other.as_bytes());
+        let absolute = exact && basis.starts_with(b"/") && !path.is_root() && !other.is_root();
+        absolute.then(|| (OsString::from_vec(destination), OsString::from_vec(basis)))
+    }
+}
+
+/// Whether no rsync of either side takes a byte of it for something else.
+fn is_said_exactly(path: &[u8]) -> bool {
+    path.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte >= 0x80 || b"._-+=,@%/: ".contains(byte))
 }
 
 impl DaemonAddress {

@@ -1,5 +1,7 @@
 //! A mark: "this may differ".
 
+use std::time::Instant;
+
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
 
@@ -85,6 +87,8 @@ pub enum Deletes {
     Approved,
     /// Nothing: deletes around it are held.
     Denied,
+    /// So many names that were moved, and are acknowledged where they are now; nobody knows of more.
+    Moved(u32),
 }
 
 impl Deletes {
@@ -94,9 +98,22 @@ impl Deletes {
         match (self, other) {
             (Self::Approved, _) | (_, Self::Approved) => Self::Approved,
             (Self::Single, Self::Single) => Self::Single,
-            (Self::Single | Self::Unknown | Self::Denied, _) => Self::Unknown,
+            // Whatever else was said of the name has nothing to do with what was moved.
+            (Self::Single | Self::Unknown | Self::Denied | Self::Moved(_), _) => Self::Unknown,
         }
     }
+}
+
+/// Where a directory was before it was renamed: a hint, by which the target need not be sent what it has.
+///
+/// Whoever gives it vouches that the directory is the one that had this name when the queue that tells of it was last
+/// known to be empty, that the new name had no directory then, and that what happened in it since is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Its name of before.
+    pub path: RelPath,
+    /// When the queue was last known to be empty: the rename was after that.
+    pub since: Instant,
 }
 
 /// "This may differ", as a shard, a walker or a worker says it.
@@ -122,6 +139,10 @@ pub struct Mark {
     pub large: bool,
     /// What may be deleted for it.
     pub deletes: Deletes,
+    /// A directory that was renamed: where it was. Nothing is wrong if this is lost.
+    pub origin: Option<Box<Origin>>,
+    /// A directory left by rename; the mark of its new name, with an [`Origin`], is on its way.
+    pub departs: bool,
 }
 
 impl Mark {
@@ -140,6 +161,8 @@ impl Mark {
             large: false,
             // Attributes of a directory delete nothing.
             deletes: if kind == MarkKind::Attributes { Deletes::Single } else { Deletes::Unknown },
+            origin: None,
+            departs: false,
         }
     }
 

@@ -4,12 +4,13 @@
 //! cleared only by a transfer that began after the mark's last event and was acknowledged.
 
 mod mark;
+mod recent;
 mod saved;
 mod set;
 mod settle;
 mod trie;
 
-pub use mark::{Content, Deletes, Mark, MarkKind, Priority, Stage};
+pub use mark::{Content, Deletes, Mark, MarkKind, Origin, Priority, Stage};
 pub use saved::{SavedChange, SavedMark};
 pub use set::{
     BatchId, CTIME_SLACK, ChangeSet, ChangeSetOptions, Class, Draft, DraftMark, Fate, HeldMark, MarkView, Now,

@@ -11,11 +11,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::mark::{Content, Deletes, Mark, MarkKind, Priority, Stage};
+use super::recent::Recent;
 use super::saved::{SavedChange, SavedMark, Unsaved};
 use super::settle::{Heat, SettleOptions, Times};
 use super::trie::{NodeId, ROOT, Trie, Weigh};
 use crate::path::RelPath;
 use crate::sys::clock::WallTime;
+use moves::{Move, Role};
 
 /// Both clocks at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +56,10 @@ const BACKGROUND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long live marks then wait for it, before it has to be patient again.
 const BACKGROUND_TURN: Duration = Duration::from_secs(2);
+
+/// How long the delete of a directory that left by rename waits for the mark of its new name. Unit: time. Why 100 ms: that
+/// one needs a look at the directory by another shard, a few milliseconds; a delete that is late harms nobody.
+const DEPARTED_WAIT: Duration = Duration::from_millis(100);
 
 /// Which kind of rsync run a draft becomes. The kinds never mix in one run (notes/rsync.md 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +115,10 @@ pub struct DraftMark {
     pub attempts: u32,
     /// What may be deleted for it.
     pub deletes: Deletes,
+    /// A directory that was renamed: what the target has under this name, which no other batch touches meanwhile, has the
+    /// same content as the source has here wherever size and mtime are the same. If that is not made use of, all is to be
+    /// sent, whatever size and mtime say.
+    pub origin: Option<RelPath>,
 }
 
 /// A mark that left because its deletes are held.
@@ -183,6 +193,7 @@ struct Pending {
     company: Company,
     attempts: u32,
     deletes: Deletes,
+    role: Role,
     sequence: u64,
     due: Instant,
 }
@@ -233,13 +244,35 @@ const LARGE_FLIGHT: usize = 2;
 #[derive(Debug)]
 struct Batch {
     nodes: Vec<NodeId>,
+    /// The old name of a move: in flight, but no mark of the draft.
+    basis: Option<NodeId>,
+    /// The move went well, and so many names were moved.
+    moved: Option<u32>,
     /// The earliest first event of its marks.
     first: Instant,
     started: u64,
 }
 
-/// What all marks of one draft share.
-type Shape = (Class, std::mem::Discriminant<Content>, bool);
+impl Batch {
+    /// All that is in flight with it.
+    fn flying(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().copied().chain(self.basis)
+    }
+}
+
+/// What all marks of one draft share: the last is whether their deletes are asked about.
+type Shape = (Class, std::mem::Discriminant<Content>, Asked);
+
+/// How the deletes of a draft are asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// As any.
+    Yes,
+    /// Not at all: they are approved.
+    No,
+    /// Not as far as they were moved.
+    Moved,
+}
 
 /// Key of a due queue: due, sequence, node.
 type Turn = (Instant, u64, NodeId);
@@ -257,6 +290,8 @@ pub struct ChangeSet {
     trial: u64,
     widened: u64,
     unsaved: Option<Unsaved>,
+    moves: Vec<Move>,
+    recent: Recent,
 }
 
 fn lane(priority: Priority, large: bool) -> usize {
@@ -287,23 +322,43 @@ impl Pending {
         };
         reaches
             && self.priority <= other.priority
-            && self.content.covers(other.content)
+            // What is moved is compared, as it is not sent.
+            && (if self.role == Role::Moved { Content::Compare } else { self.content }).covers(other.content)
             // A mark that failed waits; what is new beneath it must not wait with it.
             && self.attempts == 0
             // What is approved stays so, and nothing else becomes it.
             && (self.deletes == Deletes::Approved) == (other.deletes == Deletes::Approved)
     }
 
+    /// What it is once it is taken.
+    fn fly(&self) -> Flight {
+        Flight {
+            kind: self.kind,
+            content: self.content,
+            least: self.least,
+            priority: self.priority,
+            first: self.times.first,
+            stage: self.times.stage,
+            derived: self.derived,
+            large: self.large,
+            company: self.company,
+            attempts: self.attempts,
+            deletes: self.deletes,
+        }
+    }
+
     /// What all marks of one draft share. Points of both contents go together: the plan tells them apart, once it
     /// knows their sizes.
     fn shape(&self) -> Shape {
-        let approved = self.deletes == Deletes::Approved;
+        let asked = match self.deletes {
+            Deletes::Approved => Asked::No,
+            Deletes::Moved(_) => Asked::Moved,
+            Deletes::Single | Deletes::Unknown | Deletes::Denied => Asked::Yes,
+        };
         match self.kind {
-            MarkKind::Attributes | MarkKind::Point => {
-                (Class::Points, std::mem::discriminant(&Content::Compare), approved)
-            }
-            MarkKind::Listing => (Class::Listing, std::mem::discriminant(&self.content), approved),
-            MarkKind::Subtree => (Class::Subtree, std::mem::discriminant(&self.content), approved),
+            MarkKind::Attributes | MarkKind::Point => (Class::Points, std::mem::discriminant(&Content::Compare), asked),
+            MarkKind::Listing => (Class::Listing, std::mem::discriminant(&self.content), asked),
+            MarkKind::Subtree => (Class::Subtree, std::mem::discriminant(&self.content), asked),
         }
     }
 }
@@ -368,6 +423,8 @@ impl ChangeSet {
             epoch: 0,
             trial: 0,
             widened: 0,
+            moves: Vec::new(),
+            recent: Recent::default(),
         }
     }
 
@@ -385,12 +442,28 @@ impl ChangeSet {
         let asks = Asks { kind: mark.kind, content: mark.content, priority: mark.priority, deletes: mark.deletes };
         let first = self.first_event(since.min(now.instant), mark);
         let least = looking_back(now, first, mark.content);
+        if self.disturb(node, mark) {
+            self.stand_for(node, first, least, mark.derived);
+            return;
+        }
+        let role = self.role_of(node, mark);
+        let origin = mark.origin.as_deref().map(|origin| (origin, self.is_spotless(node)));
         if let Some(above) = self.covering(node, &Asks { content: least, ..asks }) {
             self.stand_for(above, first, least, mark.derived);
             self.trie.prune(node);
         } else {
             self.merge(node, now, first, mark);
             self.clear_beneath(node, mark, &asks);
+            if role != Role::None {
+                self.trie.update(node, |value| {
+                    if let Some(pending) = &mut value.pending {
+                        pending.role = role;
+                    }
+                });
+            }
+            if let Some((origin, spotless)) = origin {
+                self.begin_move(node, mark, origin, spotless);
+            }
         }
         self.keep_within(now);
     }
@@ -454,7 +527,7 @@ impl ChangeSet {
         if pending.times.first <= first && pending.least.covers(least) && pending.derived <= derived {
             return;
         }
-        if let Some(mut pending) = self.remove_pending(node) {
+        if let Some(mut pending) = self.take_pending(node) {
             pending.times.first = pending.times.first.min(first);
             pending.least = pending.least.join(least);
             pending.derived &= derived;
@@ -462,7 +535,16 @@ impl ChangeSet {
         }
     }
 
+    /// Takes a pending mark away. If it was part of a move, there is no move any more.
     fn remove_pending(&mut self, node: NodeId) -> Option<Pending> {
+        self.part(node);
+        let mut pending = self.take_pending(node)?;
+        pending.role = Role::None;
+        Some(pending)
+    }
+
+    /// Takes a pending mark away for a moment.
+    fn take_pending(&mut self, node: NodeId) -> Option<Pending> {
         let pending = self.trie.update(node, |value| value.pending.take())?;
         self.note_unsaved(node);
         self.queues[pending.lane()].remove(&pending.turn(node));
@@ -489,7 +571,7 @@ impl ChangeSet {
         if whole {
             unsaved.told.clear();
             unsaved.touched.extend(self.queues.iter().flatten().map(|turn| turn.2.index()));
-            unsaved.touched.extend(self.batches.values().flat_map(|batch| &batch.nodes).map(|node| node.index()));
+            unsaved.touched.extend(self.batches.values().flat_map(Batch::flying).map(|node| node.index()));
         }
         let mut changes = Vec::new();
         for index in unsaved.touched.drain() {
@@ -616,12 +698,18 @@ impl ChangeSet {
                 content: mark.content,
                 least,
                 priority: mark.priority,
-                times: Times { first, last: now, stage: mark.stage, not_before: None },
+                times: Times {
+                    first,
+                    last: now,
+                    stage: mark.stage,
+                    not_before: mark.departs.then(|| now + DEPARTED_WAIT),
+                },
                 derived: mark.derived,
                 large: mark.large,
                 company: Company::default(),
                 attempts: 0,
                 deletes: mark.deletes,
+                role: Role::None,
                 sequence,
                 due: now,
             },
@@ -642,6 +730,7 @@ impl ChangeSet {
                 company: older.company,
                 attempts: older.attempts,
                 deletes: older.deletes.join(mark.deletes),
+                role: Role::None,
                 sequence: older.sequence,
                 due: now,
             },
@@ -750,7 +839,13 @@ impl ChangeSet {
             if shape.is_some_and(|shape| shape != theirs) || taken.len() >= company_max {
                 continue;
             }
-            if self.is_blocked(node, kind) {
+            let role = pending.role;
+            // What a move rests on goes after it; a move goes alone.
+            if role == Role::Awaited || (role == Role::Moved && !taken.is_empty()) {
+                continue;
+            }
+            let basis = self.basis_of(node);
+            if self.is_blocked(node, kind) || basis.is_some_and(|old| self.is_blocked(old, MarkKind::Point)) {
                 // A large file may take hours: meanwhile small ones pass.
                 if want.large || !self.waits_for_large(node) {
                     self.reserve(node, kind);
@@ -760,6 +855,9 @@ impl ChangeSet {
             shape = Some(theirs);
             taken.push(node);
             marks_max = marks_max.min(company_max);
+            if basis.is_some() {
+                break;
+            }
         }
         let (class, ..) = shape?;
         Some(self.launch(now, class, priority, want.large, &taken))
@@ -820,8 +918,12 @@ impl ChangeSet {
         let batch = BatchId(self.sequence);
         let mut marks = Vec::with_capacity(taken.len());
         let mut first = now;
+        let basis = taken.first().and_then(|node| self.basis_of(*node));
+        if let Some(old) = basis {
+            first = first.min(self.launch_basis(old));
+        }
         for node in taken {
-            let pending = self.remove_pending(*node).expect("it was pending a moment ago");
+            let pending = self.take_pending(*node).expect("it was pending a moment ago");
             first = first.min(pending.times.first);
             let before = self.trie.value(*node).heat;
             let heats = pending.priority == Priority::Live && pending.kind == MarkKind::Point;
@@ -835,42 +937,52 @@ impl ChangeSet {
             marks.push(DraftMark {
                 path: self.trie.path(*node),
                 kind: pending.kind,
-                content: pending.content,
+                content: if basis.is_some() { Content::Compare } else { pending.content },
                 derived: pending.derived,
                 attempts: pending.attempts,
                 deletes: pending.deletes,
+                origin: basis.map(|old| self.trie.path(old)),
             });
             self.note_unsaved(*node);
             self.trie.update(*node, |value| {
                 value.heat = heat.or(before);
-                value.flight = Some(Flight {
-                    kind: pending.kind,
-                    content: pending.content,
-                    least: pending.least,
-                    priority: pending.priority,
-                    first: pending.times.first,
-                    stage: pending.times.stage,
-                    derived: pending.derived,
-                    large: pending.large,
-                    company: pending.company,
-                    attempts: pending.attempts,
-                    deletes: pending.deletes,
-                });
+                value.flight = Some(pending.fly());
             });
         }
+        self.moves.retain(|each| Some(each.old) != basis);
         marks.sort_unstable_by(|one, two| one.path.cmp(&two.path));
-        self.batches.insert(batch, Batch { nodes: taken.to_vec(), first, started: self.sequence });
+        let flying = Batch { nodes: taken.to_vec(), basis, moved: None, first, started: self.sequence };
+        self.batches.insert(batch, flying);
         Draft { batch, class, priority, large, marks }
+    }
+
+    /// Puts the old name of a move in flight; gives its first event.
+    fn launch_basis(&mut self, old: NodeId) -> Instant {
+        let pending = self.take_pending(old).expect("both names of a move are pending");
+        self.note_unsaved(old);
+        let first = pending.times.first;
+        self.trie.update(old, |value| value.flight = Some(pending.fly()));
+        first
     }
 
     /// Ends a batch: each of its marks meets the fate that `fate` gives its path.
     pub fn conclude(&mut self, now: Now, batch: BatchId, mut fate: impl FnMut(&RelPath) -> Fate) -> Tally {
         let Some(ended) = self.batches.remove(&batch) else { return Tally::default() };
         self.stale_directories(now, &ended);
+        self.note_ended(now.instant, &ended.nodes);
         let mut tally = Tally::default();
         let half = (ended.nodes.len() / 2).max(1);
+        let mut done = !ended.nodes.is_empty();
         for node in ended.nodes {
-            self.land(now, node, half, &mut fate, &mut tally);
+            let mut noted = |path: &RelPath| {
+                let fate = fate(path);
+                done &= fate == Fate::Done;
+                fate
+            };
+            self.land(now, node, half, &mut noted, &mut tally);
+        }
+        if let Some(old) = ended.basis {
+            self.land_basis(now, old, ended.moved.filter(|_| done), &mut tally);
         }
         self.keep_within(now);
         tally
@@ -893,11 +1005,12 @@ impl ChangeSet {
     #[must_use]
     pub fn parents(&self, batch: BatchId) -> Vec<RelPath> {
         let nodes = self.batches.get(&batch).map_or(&[][..], |batch| &batch.nodes);
-        let is_point = |node: &&NodeId| {
-            self.trie.value(**node).flight.as_ref().is_some_and(|flight| flight.kind == MarkKind::Point)
+        // What was marked as a directory may be a file by now.
+        let has_content = |node: &&NodeId| {
+            self.trie.value(**node).flight.as_ref().is_some_and(|flight| flight.kind != MarkKind::Attributes)
         };
         let parents: BTreeSet<NodeId> =
-            nodes.iter().filter(is_point).filter_map(|node| self.trie.parent(*node)).collect();
+            nodes.iter().filter(has_content).filter_map(|node| self.trie.parent(*node)).collect();
         parents.into_iter().map(|node| self.trie.path(node)).collect()
     }
 
@@ -1030,6 +1143,7 @@ impl ChangeSet {
             company,
             attempts,
             deletes: flight.deletes,
+            role: Role::None,
             sequence: self.sequence,
             due: now.instant,
         };
@@ -1225,8 +1339,8 @@ impl ChangeSet {
     /// Background marks that wait or are under way.
     #[must_use]
     pub fn background(&self) -> usize {
-        let flying = self.batches.values().flat_map(|batch| &batch.nodes).filter(|node| {
-            self.trie.value(**node).flight.as_ref().is_some_and(|flight| flight.priority == Priority::Background)
+        let flying = self.batches.values().flat_map(Batch::flying).filter(|node| {
+            self.trie.value(*node).flight.as_ref().is_some_and(|flight| flight.priority == Priority::Background)
         });
         self.queues[2].len() + self.queues[3].len() + flying.count()
     }
@@ -1250,8 +1364,8 @@ impl ChangeSet {
             .iter()
             .chain(&self.queues[1])
             .filter_map(|turn| self.trie.value(turn.2).pending.as_ref().map(|pending| pending.times.first));
-        let flying = self.batches.values().flat_map(|batch| &batch.nodes).filter_map(|node| {
-            let flight = self.trie.value(*node).flight.as_ref()?;
+        let flying = self.batches.values().flat_map(Batch::flying).filter_map(|node| {
+            let flight = self.trie.value(node).flight.as_ref()?;
             (flight.priority == Priority::Live).then_some(flight.first)
         });
         waiting.chain(flying).min()
@@ -1281,6 +1395,7 @@ impl ChangeSet {
 
 mod barrier;
 mod inspect;
+mod moves;
 pub use inspect::{MarkView, PathView};
 
 #[cfg(test)]

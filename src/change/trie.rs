@@ -227,6 +227,11 @@ impl<T: Default + Weigh> Trie<T> {
         std::iter::successors(self.parent(node), |at| self.parent(*at))
     }
 
+    /// Whether `above` is an ancestor of `node`.
+    pub(super) fn is_above(&self, above: NodeId, node: NodeId) -> bool {
+        self.ancestors(node).any(|ancestor| ancestor == above)
+    }
+
     /// The children, in no order.
     pub(super) fn children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         let link = |id: u32| (id != NONE).then_some(NodeId(id));

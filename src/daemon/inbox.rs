@@ -102,6 +102,7 @@ pub(super) struct ErrandBox {
     errands: Mutex<Errands>,
     rescan: Mutex<RescanBox>,
     clock_set: AtomicBool,
+    look: AtomicBool,
     waker: Waker,
 }
 
@@ -119,6 +120,7 @@ impl ErrandBox {
             errands: Mutex::new(Errands::default()),
             rescan: Mutex::new(RescanBox::default()),
             clock_set: AtomicBool::new(false),
+            look: AtomicBool::new(false),
             waker,
         })
     }
@@ -169,6 +171,16 @@ impl ErrandBox {
     pub(super) fn clock_was_set(&self) {
         self.clock_set.store(true, Ordering::Release);
         self.wake();
+    }
+
+    /// Has the shard look at its queue, which most likely is empty.
+    pub(super) fn look(&self) {
+        self.look.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    pub(super) fn take_look(&self) -> bool {
+        self.look.swap(false, Ordering::SeqCst)
     }
 
     /// Whether the clock was set since the last call.

@@ -22,7 +22,7 @@ use super::thrift::{Thrift, give_back};
 use super::walkers::{Asker, RescanProgress, ShardStatus, Walkers};
 use crate::change::{Mark, MarkKind, Now, Priority};
 use crate::checkpoint::Start;
-use crate::dispatch::{Dispatcher, Notice, Waits};
+use crate::dispatch::{Dispatcher, Notice, Report, Waits};
 use crate::path::RelPath;
 use crate::plan::LinkTable;
 use crate::rescan::Scope;
@@ -208,11 +208,19 @@ impl Pipeline {
             for log in &mut self.logs {
                 log.sum_up(now.instant, false, &self.source.name);
             }
+            let mut concluded = false;
             while let Some((target, lane, report)) = self.inbox.reports.pop() {
-                for notice in self.dispatcher.on_report(now, target, lane, report) {
+                concluded |= matches!(report, Report::Concluded { .. });
+                // No earlier than what it tells of.
+                let heard = Now { instant: clock::now(), ..now };
+                for notice in self.dispatcher.on_report(heard, target, lane, report) {
                     self.tell(now.instant, notice);
                 }
                 untold = true;
+            }
+            if concluded && self.dispatcher.is_idle() {
+                // What is renamed from here on is told from what was sent so far.
+                self.errands.iter().for_each(|errands| errands.look());
             }
             self.answer_waits(now, live, heard);
             self.attend(now, live);
@@ -345,6 +353,8 @@ impl Pipeline {
             let scope =
                 Scope { path: RelPath::root(), recursive: true, since: since.minus(self.source.slack), known: false };
             self.walkers.ask(Asker::Restart, vec![scope]);
+        } else {
+            self.source.resumed();
         }
         let (reason, doing) = match self.resume.start {
             Start::Warm { verify: true, .. } => {

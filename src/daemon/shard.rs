@@ -128,7 +128,8 @@ impl ShardLoop {
                     }
                 }
             }
-            let look = now.saturating_duration_since(looked) >= LOOK_PAUSE;
+            let asked = self.errands[usize::from(self.shard.id().0)].take_look();
+            let look = asked || now.saturating_duration_since(looked) >= LOOK_PAUSE;
             let due = readable || read_at.is_some_and(|at| at <= now);
             // Read before the queue is: whatever happened before the round was asked for is in the queue by now.
             let round = self.rounds.asked();

@@ -414,6 +414,7 @@ impl Walkers {
                     "rescan finished"
                 );
                 self.restarted.store(true, Ordering::SeqCst);
+                self.source.resumed();
                 self.inbox.wake();
             }
             Asker::Shard(_, shard) => {

@@ -73,6 +73,8 @@ pub struct Conclusion {
     pub trouble: Option<Trouble>,
     /// Directories that were compared; for the progress of a cold start.
     pub directories: usize,
+    /// The draft was a move, and so many names are acknowledged where they are now.
+    pub moved: Option<u32>,
 }
 
 /// What of a draft is on the target.

@@ -203,7 +203,16 @@ impl TargetState {
     }
 
     pub(super) fn mark(&mut self, now: Now, mark: &Mark) {
+        if mark.origin.as_ref().is_some_and(|origin| self.is_held_around(mark, &origin.path)) {
+            // The target has what the source has not.
+            let mark = Mark { origin: None, ..mark.clone() };
+            return self.changes.mark(now, &mark);
+        }
         self.changes.mark(now, mark);
+    }
+
+    fn is_held_around(&self, mark: &Mark, origin: &RelPath) -> bool {
+        [&mark.path, origin].into_iter().any(|path| self.held.concerns(path, MarkKind::Subtree))
     }
 
     pub(super) fn restore(&mut self, now: Now, marks: &[SavedMark]) {
@@ -284,7 +293,7 @@ impl TargetState {
             let denied = match mark.deletes {
                 Deletes::Approved | Deletes::Denied => false,
                 Deletes::Single => self.held.contains(&mark.path),
-                Deletes::Unknown => self.held.concerns(&mark.path, mark.kind),
+                Deletes::Unknown | Deletes::Moved(_) => self.held.concerns(&mark.path, mark.kind),
             };
             if denied {
                 mark.deletes = Deletes::Denied;
@@ -362,6 +371,9 @@ impl TargetState {
         let busy = self.lanes[usize::from(lane.0)].take();
         let directories = conclusion.directories;
         let since = self.changes.first_of(batch).unwrap_or(now.instant);
+        if let Some(names) = conclusion.moved {
+            self.changes.moved(batch, names);
+        }
         // A listing deletes what a receiver that was killed has left beside the files of the batch.
         let mut blamed = None;
         let littered = if conclusion.outcome == Outcome::Broken { self.changes.parents(batch) } else { Vec::new() };

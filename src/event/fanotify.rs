@@ -61,9 +61,12 @@ pub fn decode_fanotify<'a>(bytes: &'a [u8], mut each: impl FnMut(Record<'a>)) {
             continue;
         };
         let directory = mask & libc::FAN_ONDIR != 0;
+        // Both halves are in one record, so one number serves for all.
+        let cookie = u32::from(spots.from.is_some() && spots.to.is_some());
         let mut tell = |spot: Spot<'a>, kind| {
             let place = Place::Handle(spot.handle);
-            each(Record::Event(Event { place, kind, directory, cookie: 0, name: spot.name }));
+            let cookie = if matches!(kind, EventKind::MovedFrom | EventKind::MovedTo) { cookie } else { 0 };
+            each(Record::Event(Event { place, kind, directory, cookie, name: spot.name }));
         };
         if mask & libc::FAN_RENAME != 0 {
             if let Some(from) = spots.from {
@@ -223,9 +226,18 @@ mod tests {
     #[test]
     fn a_rename_is_told_as_its_two_ends() {
         let both = [info(10, b"old", Some(b"a")), info(12, b"new", Some(b"b")), info(1, b"x", None)];
+        let half = |handle, kind, name| match event(handle, kind, true, name) {
+            Record::Event(event) => Record::Event(Event { cookie: 1, ..event }),
+            other => other,
+        };
         assert_eq!(
             decoded(&record(libc::FAN_RENAME | libc::FAN_ONDIR, &both)),
-            [event(b"old", EventKind::MovedFrom, true, b"a"), event(b"new", EventKind::MovedTo, true, b"b")]
+            [half(b"old", EventKind::MovedFrom, b"a"), half(b"new", EventKind::MovedTo, b"b")]
+        );
+        // Where one half is elsewhere, there is nothing to pair.
+        assert_eq!(
+            decoded(&record(libc::FAN_RENAME | libc::FAN_ONDIR, &both[..1])),
+            [event(b"old", EventKind::MovedFrom, true, b"a")]
         );
     }
 

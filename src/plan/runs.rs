@@ -63,6 +63,9 @@ pub enum RunKind {
     Listing,
     /// The same and `-r`.
     Subtree,
+    /// A directory that was renamed: `--link-dest` to what the target has under its old name, nothing deleted. Whatever comes
+    /// of it, the run after it is of the kind [`Self::Subtree`], and tells.
+    Move,
 }
 
 /// How many names on the target a run may delete, as far as can be told before it.
@@ -74,6 +77,8 @@ pub enum Risk {
     Unknown,
     /// Whatever it is, it was approved.
     Approved,
+    /// So many names that are acknowledged elsewhere; nobody knows of more.
+    Moved(u64),
 }
 
 /// One rsync run.
@@ -93,6 +98,8 @@ pub struct Run {
     pub risk: Risk,
     /// Bytes of the files that are single entries.
     pub bytes: u64,
+    /// Of [`RunKind::Move`]: the old name.
+    pub basis: Option<RelPath>,
 }
 
 /// What to do with a draft.
@@ -116,6 +123,8 @@ pub struct Plan {
     pub bytes: u64,
     /// Directories that the listings and subtrees compare.
     pub directories: usize,
+    /// The draft is a move: so many names have another one.
+    pub moved: Option<u32>,
 }
 
 /// A point without a content mark goes with `-I` too when it is small: cheaper than a second run.
@@ -141,6 +150,36 @@ pub fn entry(path: &RelPath, kind: EntryKind) -> Vec<u8> {
 /// Decides the runs of `draft`, whose marks were seen as `sightings`, one each.
 #[must_use]
 pub fn plan(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Plan {
+    let movable = |(mark, sighting)| is_movable(mark, sighting, options);
+    if draft.marks.iter().any(|mark| mark.origin.is_some()) && !draft.marks.iter().zip(sightings).all(movable) {
+        return plan_of(&sent(draft), sightings, options);
+    }
+    plan_of(draft, sightings, options)
+}
+
+/// Whether what was renamed need not be sent.
+fn is_movable(mark: &DraftMark, sighting: &Sighting, options: &PlanOptions) -> bool {
+    let fits = |survey: &Survey| !survey.too_big && survey.linked.len() <= options.follow_max;
+    let directory = matches!(&sighting.look, Look::Present(status) if status.entry_type == EntryType::Directory);
+    mark.origin.is_some()
+        && mark.kind == MarkKind::Subtree
+        && mark.attempts == 0
+        && directory
+        && !sighting.excluded
+        && !options.keep
+        && sighting.survey.as_ref().is_some_and(fits)
+}
+
+/// The same, as if nothing had been renamed.
+fn sent(draft: &Draft) -> Draft {
+    let mut draft = draft.clone();
+    for mark in draft.marks.iter_mut().filter(|mark| mark.origin.is_some()) {
+        (mark.origin, mark.content) = (None, Content::Resend);
+    }
+    draft
+}
+
+fn plan_of(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Plan {
     let mut planner = Planner {
         plan: Plan::default(),
         options,
@@ -158,6 +197,7 @@ pub fn plan(draft: &Draft, sightings: &[Sighting], options: &PlanOptions) -> Pla
         root_attributes: false,
         large_too: false,
         root_touched: false,
+        basis: None,
     };
     for (mark, sighting) in draft.marks.iter().zip(sightings) {
         planner.add(mark, sighting);
@@ -192,6 +232,8 @@ struct Planner<'a> {
     /// Something in the root itself is sent or deleted. The root is nobody's implied parent in a list (notes/rsync.md
     /// 1.2), so its mtime on the target is that of this run afterwards.
     root_touched: bool,
+    /// The old name of what was renamed.
+    basis: Option<RelPath>,
 }
 
 impl<'a> Planner<'a> {
@@ -328,6 +370,9 @@ impl<'a> Planner<'a> {
         self.plan.directories += survey.directories;
         self.touches(&mark.path);
         self.wide.push((mark.path.clone(), kind));
+        if mark.origin.is_some() {
+            return self.moved(mark, survey);
+        }
         if survey.large.len() > self.options.follow_max {
             // As marks they would not fit: they would be widened to what led to them, again and again.
             self.large_too = true;
@@ -342,6 +387,19 @@ impl<'a> Planner<'a> {
             self.plan.marks.push(large);
         }
         self.add_changed(mark, &survey.changed);
+    }
+
+    /// All of it is compared in one run: most likely nothing of it is sent. Of a file with other names, an event may have told
+    /// by one of those only, so it is sent.
+    fn moved(&mut self, mark: &DraftMark, survey: &Survey) {
+        self.large_too = true;
+        self.plan.moved = Some(u32::try_from(survey.entries + 1).unwrap_or(u32::MAX));
+        self.basis.clone_from(&mark.origin);
+        for found in &survey.linked {
+            let mut linked = Mark::new(found.path.clone(), MarkKind::Point).content(Content::Resend);
+            (linked.changes_names, linked.derived) = (false, true);
+            self.plan.marks.push(linked);
+        }
     }
 
     fn add_changed(&mut self, mark: &DraftMark, changed: &[RelPath]) {
@@ -382,6 +440,10 @@ impl<'a> Planner<'a> {
             self.bytes = [0, self.bytes[0] + self.bytes[1]];
         }
         let approved = self.draft.marks.iter().any(|mark| mark.deletes == Deletes::Approved);
+        let moved = self.draft.marks.iter().try_fold(0, |sum, mark| match mark.deletes {
+            Deletes::Moved(names) => Some(sum + u64::from(names)),
+            Deletes::Single | Deletes::Unknown | Deletes::Approved | Deletes::Denied => None,
+        });
         let (unsure, absent) = (&self.unsure, &self.absent);
         let risk = |kind, entries: &[(RelPath, EntryKind)]| match kind {
             _ if approved => Risk::Approved,
@@ -390,15 +452,25 @@ impl<'a> Planner<'a> {
                 let gone = entries.iter().filter(|(path, _)| absent.contains(path)).count();
                 Risk::AtMost(gone as u64)
             }
+            RunKind::Points if let Some(names) = moved => Risk::Moved(names),
             RunKind::Points | RunKind::Listing | RunKind::Subtree => Risk::Unknown,
+            RunKind::Move => Risk::AtMost(0),
         };
         let bytes = self.bytes;
+        if let Some(basis) = self.basis {
+            let entries = self.wide.clone();
+            let risk = Risk::AtMost(0);
+            let kind = RunKind::Move;
+            let run =
+                Run { kind, resend: false, whole: false, size_max: None, entries, risk, bytes: 0, basis: Some(basis) };
+            self.plan.runs.push(run);
+        }
         let mut add = |kind, resend, whole, size_max, bytes, mut entries: Vec<(RelPath, EntryKind)>| {
             if !entries.is_empty() {
                 entries.sort_unstable();
                 entries.dedup();
                 let risk = risk(kind, &entries);
-                self.plan.runs.push(Run { kind, resend, whole, size_max, entries, risk, bytes });
+                self.plan.runs.push(Run { kind, resend, whole, size_max, entries, risk, bytes, basis: None });
             }
         };
         let size_max = (!self.large_too).then_some(self.options.large);

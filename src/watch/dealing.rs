@@ -216,7 +216,8 @@ impl<G: Ground> Shard<G> {
                 };
                 let parent = self.reach(&parent);
                 self.bare.push(parent);
-                self.open_walk(Walk::new(parent, name, reason).yielded_by(former));
+                let from = self.former_in_crown(&path).filter(|_| reason == Reason::Arrived && former.is_none());
+                self.open_walk(Walk::new(parent, name, reason).yielded_by(former).from(from));
                 if !first && occasion != Occasion::Taken {
                     self.walk_slice(64);
                 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::backend::Choice;
 use super::dealing::{Part, SPLIT_MIN, Yielding};
@@ -24,7 +24,7 @@ use super::standing::Standing;
 use super::touches::Touches;
 use super::trunk::Trunk;
 use super::walk::{Reason, Walk};
-use crate::change::{CTIME_SLACK, Mark, MarkKind, Stage};
+use crate::change::{CTIME_SLACK, Mark, MarkKind, Origin, Stage};
 use crate::event::{self, Event, EventKind, Place, Record};
 use crate::filter::Filter;
 use crate::limits::Allowance;
@@ -57,6 +57,9 @@ const LIMIT_LOOK_PAUSE: Duration = Duration::from_secs(3);
 
 /// Between two lines about overflows of one shard. Unit: time.
 const OVERFLOW_LINES_PAUSE: Duration = Duration::from_secs(10);
+
+/// Renamed directories of which their owners are still to hear.
+const ORIGINS_MAX: usize = 1_024;
 
 /// Bytes of one read: more brings nothing (notes/kernel.md 1.1).
 const READ_BUFFER: usize = 64 * 1024;
@@ -106,6 +109,10 @@ pub struct Source<G = OwnedFd> {
     split_said: AtomicBool,
     unsettled: AtomicI64,
     live: AtomicBool,
+    /// What happened while nobody looked, before this start, is still being looked for.
+    resuming: AtomicBool,
+    /// Directories that left one of the crown by rename, by their new names there: for their owners.
+    pub(super) origins: Mutex<BTreeMap<RelPath, Origin>>,
     /// Nothing is ever deleted on a target.
     pub keep: bool,
     pub(super) counters: Counters,
@@ -202,6 +209,8 @@ impl<G: Ground> Source<G> {
             // The trunk's first look at the root is the first thing to be settled.
             unsettled: AtomicI64::new(1),
             live: AtomicBool::new(false),
+            resuming: AtomicBool::new(true),
+            origins: Mutex::default(),
             keep: false,
             counters: Counters::default(),
             standing: Standing::default(),
@@ -314,6 +323,11 @@ impl<G: Ground> Source<G> {
         self.live.load(Ordering::SeqCst)
     }
 
+    /// All that happened before this start has its marks.
+    pub fn resumed(&self) {
+        self.resuming.store(false, Ordering::SeqCst);
+    }
+
     /// An errand or a walk begins. Must come before it is handed over.
     pub fn unsettled_up(&self) {
         self.unsettled.fetch_add(1, Ordering::SeqCst);
@@ -417,6 +431,22 @@ pub struct LostScope {
     pub since: WallTime,
 }
 
+/// A directory that left by rename, for the half that tells where it went.
+#[derive(Debug)]
+struct Leaving {
+    cookie: u32,
+    path: RelPath,
+    directory: Option<DirectoryId>,
+}
+
+/// Where a directory was that is walked because it was renamed.
+#[derive(Debug)]
+pub(super) struct Former {
+    pub(super) origin: Origin,
+    /// Which directory of the map it is; else the one at its old name.
+    pub(super) directory: Option<DirectoryId>,
+}
+
 /// One shard.
 #[derive(Debug)]
 pub struct Shard<G: Ground = OwnedFd> {
@@ -449,6 +479,10 @@ pub struct Shard<G: Ground = OwnedFd> {
     /// Walks beneath a departed directory, continued at the next tick.
     pub(super) suspended: Vec<Walk<G::Directory>>,
     departed: Vec<(Instant, DirectoryId)>,
+    /// The directory of the last half of a rename.
+    leaving: Option<Leaving>,
+    /// The queue was empty then, or all that was in it before was read.
+    empty_at: Instant,
     /// Events come although the map is not filled yet: its first walk has not ended, or its end is not in what was read.
     pub(super) filling: bool,
     touches: Touches,
@@ -500,7 +534,6 @@ impl<G: Ground> Shard<G> {
         source.shards.fetch_max(options.shards, Ordering::Relaxed);
         Ok(Self {
             id: options.id,
-            source,
             watches,
             map: Directories::new(),
             trunk,
@@ -517,6 +550,8 @@ impl<G: Ground> Shard<G> {
             finished: 0,
             suspended: Vec::new(),
             departed: Vec::new(),
+            leaving: None,
+            empty_at: source.root.now(),
             filling: source_fills,
             touches: Touches::default(),
             handles: Handles::default(),
@@ -531,6 +566,7 @@ impl<G: Ground> Shard<G> {
             buffer: vec![0; READ_BUFFER],
             watched_told: 0,
             entries_told: 0,
+            source,
         })
     }
 
@@ -566,6 +602,7 @@ impl<G: Ground> Shard<G> {
     /// Those of read(2): the instance is broken and the agent must end.
     pub fn drain(&mut self) -> io::Result<bool> {
         let before = self.source.root.coarse_now();
+        let began = self.source.root.now();
         let yielding = self.yielding.len();
         let made_good = self.made_good;
         // What happened to the directories that the first walk met is in the queue by now.
@@ -596,10 +633,13 @@ impl<G: Ground> Shard<G> {
         self.flush();
         lost |= !self.look_at_nameless();
         if lost {
+            // What was written in what was renamed may be among what was lost.
+            self.out.iter_mut().for_each(|mark| mark.origin = None);
+            self.source.origins.lock().clear();
             self.recover();
         }
         if finished && !lost {
-            self.last_empty = before;
+            (self.last_empty, self.empty_at) = (before, began);
             self.read_before_yielding(yielding);
             self.lossy &= !made_good;
         }
@@ -705,17 +745,25 @@ impl<G: Ground> Shard<G> {
         let part = self.part_of(&place);
         match event.kind {
             // The first walk may have met it before its event came, and marks nothing.
-            EventKind::Created if self.filling => self.look_at(part, parent, event, &path, Reason::Arrived),
-            EventKind::Created => self.look_at(part, parent, event, &path, Reason::Appeared),
-            EventKind::MovedTo => self.look_at(part, parent, event, &path, Reason::Arrived),
+            EventKind::Created if self.filling => self.look_at(part, parent, event, &path, Reason::Arrived, None),
+            EventKind::Created => self.look_at(part, parent, event, &path, Reason::Appeared, None),
+            EventKind::MovedTo => {
+                let former = self.former(event.cookie);
+                self.look_at(part, parent, event, &path, Reason::Arrived, former);
+            }
             EventKind::Deleted | EventKind::MovedFrom => {
                 // What has the name now decides, not the event: in an exchange the newcomer's event came before this
                 // one, and the map may already hold it.
                 if self.is_directory(&path) {
-                    return self.look_at(part, parent, event, &path, Reason::Arrived);
+                    return self.look_at(part, parent, event, &path, Reason::Arrived, None);
                 }
                 let mut mark = Mark::new(path.clone(), MarkKind::Point);
                 mark.gone_directory = true;
+                if event.kind == EventKind::MovedFrom && event.cookie != 0 && self.vouches() {
+                    mark.departs = true;
+                    let directory = if part == Part::Own { self.map.child(parent, event.name) } else { None };
+                    self.leaving = Some(Leaving { cookie: event.cookie, path: path.clone(), directory });
+                }
                 self.emit(mark);
                 if part == Part::Crown {
                     self.left(&path, event.cookie);
@@ -748,11 +796,64 @@ impl<G: Ground> Shard<G> {
         }
     }
 
+    /// The directory of the other half of a rename.
+    fn former(&mut self, cookie: u32) -> Option<Former> {
+        let Leaving { path, directory, .. } =
+            self.leaving.take().filter(|leaving| leaving.cookie == cookie && cookie != 0)?;
+        let origin = Origin { path, since: self.empty_at };
+        self.vouches().then_some(Former { origin, directory })
+    }
+
+    /// Whether this shard knows of all that happened so far to what it watches, and of nothing that was not as its map has
+    /// it.
+    pub(super) fn vouches(&self) -> bool {
+        self.source.is_live()
+            && !self.source.resuming.load(Ordering::SeqCst)
+            && !self.source.keep
+            && !self.source.nfs_exported
+            && !self.source.filter.depends_on_place()
+            && !self.filling
+            && !self.lossy
+            && self.made_good
+            && self.losses.is_empty()
+            && self.unwatched.is_empty()
+            && self.missed.is_empty()
+            && self.walks.is_empty()
+            && self.suspended.is_empty()
+    }
+
+    /// As [`Self::former`], for what the trunk told its owner.
+    pub(super) fn former_in_crown(&self, path: &RelPath) -> Option<Former> {
+        let mut origin = self.source.origins.lock().remove(path)?;
+        origin.since = origin.since.min(self.empty_at);
+        self.vouches().then_some(Former { origin, directory: None })
+    }
+
     /// A directory may be under this name now: watch it, list it, and mark what is there.
-    fn look_at(&mut self, part: Part, parent: DirectoryId, event: Event<'_>, path: &RelPath, reason: Reason) {
+    fn look_at(
+        &mut self,
+        part: Part,
+        parent: DirectoryId,
+        event: Event<'_>,
+        path: &RelPath,
+        reason: Reason,
+        former: Option<Former>,
+    ) {
         match part {
-            Part::Own => self.start_walk(parent, event.name, reason),
-            Part::Crown => self.appeared(path, event.cookie),
+            Part::Own => self.open_walk(Walk::new(parent, event.name, reason).from(former)),
+            Part::Crown => {
+                let mut origins = self.source.origins.lock();
+                // Whoever is told nothing of it sends it.
+                if origins.len() >= ORIGINS_MAX {
+                    origins.clear();
+                }
+                match former {
+                    Some(Former { origin, .. }) => origins.insert(path.clone(), origin),
+                    None => origins.remove(path),
+                };
+                drop(origins);
+                self.appeared(path, event.cookie);
+            }
             // The trunk may have listed it before and so have no event.
             Part::Former => self.ask(ShardId(0), path.clone(), Task::Seen),
         }
@@ -920,6 +1021,7 @@ impl<G: Ground> Shard<G> {
 
     /// What is to be rescanned, since the last call.
     pub fn losses(&mut self) -> Vec<Loss> {
+        self.made_good &= self.losses.is_empty();
         std::mem::take(&mut self.losses)
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use super::dealing::Part;
 use super::errand::Task;
 use super::lack::Lack;
-use super::shard::{LossReason, LostScope, Shard, ShardId};
+use super::shard::{Former, LossReason, LostScope, Shard, ShardId};
 use super::trunk::Trunk;
 use crate::change::{Content, Mark, MarkKind};
 use crate::path::RelPath;
@@ -56,6 +56,8 @@ pub(super) struct Walk<D> {
     crown: bool,
     /// Who is to be told when all of it is watched.
     former: Option<ShardId>,
+    /// Where it was, if it was renamed.
+    from: Option<Former>,
 }
 
 /// A directory of which some names are still to be visited.
@@ -122,7 +124,7 @@ enum Visit<D> {
     /// Its watch is new: it is to be listed.
     New(DirectoryId, D),
     /// It had its watch under another name: it is listed again, and so is what lies beneath where it matters.
-    Moved(DirectoryId, D),
+    Moved(DirectoryId, D, Past),
     /// It had its watch under this name already.
     Known(DirectoryId, D),
     /// It is there but cannot be watched: it is compared now and then instead.
@@ -134,11 +136,19 @@ enum Visit<D> {
     Later,
 }
 
+/// What the map had before a directory moved.
+#[derive(Debug)]
+struct Past {
+    /// Its path then, if it had one.
+    path: Option<RelPath>,
+    /// There was another directory under its new name.
+    replaced: bool,
+}
+
 /// What a watch makes of a name.
-#[derive(Clone, Copy)]
 enum Bound {
     New(DirectoryId),
-    Moved(DirectoryId),
+    Moved(DirectoryId, Past),
     Known(DirectoryId),
     Nothing,
 }
@@ -176,7 +186,14 @@ impl<D> Walk<D> {
             seen: false,
             crown: false,
             former: None,
+            from: None,
         }
+    }
+
+    /// The same, of a directory that was there before.
+    pub(super) fn from(mut self, from: Option<Former>) -> Self {
+        self.from = from;
+        self
     }
 
     /// The same, but `former` watches it too until it is told that this walk is done.
@@ -291,7 +308,21 @@ impl<G: Ground> Shard<G> {
         };
         let own = walk.levels.len() == 1;
         walk.seen |= own && !matches!(visit, Visit::Nothing | Visit::Later);
-        if let Visit::New(directory, open) | Visit::Moved(directory, open) | Visit::Known(directory, open) = &visit
+        if own {
+            let is_it = |from: &Former| match &visit {
+                Visit::Moved(directory, _, past) => {
+                    let same = match from.directory {
+                        Some(known) => known == *directory,
+                        None => past.path.as_ref() == Some(&from.origin.path),
+                    };
+                    same && !past.replaced
+                }
+                Visit::New(..) | Visit::Known(..) | Visit::Unwatched | Visit::Nothing => false,
+                Visit::Later => true,
+            };
+            walk.from.take_if(|from| !is_it(from));
+        }
+        if let Visit::New(directory, open) | Visit::Moved(directory, open, _) | Visit::Known(directory, open) = &visit
             && self.trunk.is_some()
         {
             // One of the crown is looked at by a walk of its own.
@@ -311,7 +342,7 @@ impl<G: Ground> Shard<G> {
                 walk.found = true;
                 Some((directory, open))
             }
-            Visit::Moved(directory, open) => {
+            Visit::Moved(directory, open, _) => {
                 walk.found = true;
                 // Another walk may hold what lies beneath, and ends after this one's mark; what has no watch is known by its
                 // path, which is another one now; and rules that name a place
@@ -320,6 +351,9 @@ impl<G: Ground> Shard<G> {
                 let unwatched = !self.unwatched.is_empty();
                 let missed = self.missed.remove(&directory) || self.lossy;
                 walk.thorough_here |= others || unwatched || missed || self.source.filter.depends_on_place();
+                if walk.thorough_here {
+                    walk.from = None;
+                }
                 Some((directory, open))
             }
             // Whoever bound it has listed it.
@@ -360,7 +394,10 @@ impl<G: Ground> Shard<G> {
                 Reason::Appeared if !walk.found => {}
                 Reason::Appeared | Reason::Arrived => {
                     let kind = if walk.crown { MarkKind::Listing } else { MarkKind::Subtree };
-                    self.emit(Mark::new(path, kind).content(Content::Resend));
+                    let mut mark = Mark::new(path, kind).content(Content::Resend);
+                    let from = walk.from.take().filter(|_| !walk.crown && !walk.thorough_here && self.vouches());
+                    mark.origin = from.map(|from| Box::new(from.origin));
+                    self.emit(mark);
                 }
                 Reason::Retry(since, _) => {
                     let since = since.minus(self.source.slack);
@@ -463,7 +500,7 @@ impl<G: Ground> Shard<G> {
         match self.add_watch(&directory) {
             Ok(wd) => match self.bind(parent, name, wd, identity.inode) {
                 Bound::New(id) => Visit::New(id, directory),
-                Bound::Moved(id) => Visit::Moved(id, directory),
+                Bound::Moved(id, past) => Visit::Moved(id, directory, past),
                 Bound::Known(id) => Visit::Known(id, directory),
                 Bound::Nothing => Visit::Nothing,
             },
@@ -578,12 +615,13 @@ impl<G: Ground> Shard<G> {
         match (self.map.of_wd(wd), here) {
             (Some(known), Some(here)) if known == here => Bound::Known(known),
             (Some(moved), here) => {
+                let past = Past { path: self.map.path(moved), replaced: here.is_some() };
                 // Its watch is to outlive the old holder of the name, also if it lay beneath that one.
                 if here.is_some_and(|here| self.map.is_beneath(moved, here)) {
                     self.map.detach(moved);
                 }
                 self.drop_child(parent, name);
-                if self.map.attach(moved, parent, name) { Bound::Moved(moved) } else { Bound::Nothing }
+                if self.map.attach(moved, parent, name) { Bound::Moved(moved, past) } else { Bound::Nothing }
             }
             (None, Some(here)) if self.map.wd(here).is_none() => {
                 self.map.bind(here, wd, inode);

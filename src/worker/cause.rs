@@ -224,6 +224,30 @@ impl Cause {
         matches!(self, Self::ModulePath | Self::DestinationMissing | Self::DestinationUnusable)
     }
 
+    /// Whether there was nobody, or nobody any more, to talk to: another run would not fare better.
+    #[must_use]
+    pub fn is_without_target(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionRefused
+                | Self::NameUnresolved
+                | Self::ConnectTimeout
+                | Self::IoTimeout
+                | Self::ConnectionLost
+                | Self::StartCut
+                | Self::NotRsync
+                | Self::UnknownModule
+                | Self::HostDenied
+                | Self::AuthFailed
+                | Self::PasswordMissing
+                | Self::PasswordFile
+                | Self::ConnectionLimit
+                | Self::Interrupted
+                | Self::Killed
+                | Self::WatchdogStopped
+        )
+    }
+
     /// Whether a receiver may have died in the middle of a file without removing what it had written of it: a killed one
     /// leaves `.NAME.XXXXXX` (observed, 3.5.0), one that is terminated or loses its connection does not.
     #[must_use]

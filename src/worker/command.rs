@@ -1,10 +1,12 @@
 //! rsync's command line. Pure.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::filter::Filter;
+use crate::path::RelPath;
 use crate::plan::{Risk, Run, RunKind};
 use crate::target::{Location, SshOptions};
 
@@ -66,6 +68,9 @@ pub fn arguments(
     root: i32,
 ) -> Vec<OsString> {
     let deletes = fence != Fence::Keep;
+    if run.kind == RunKind::Move {
+        return move_arguments(transport, filter, run, root);
+    }
     let mut arguments: Vec<OsString> = Vec::with_capacity(24);
     let mut add = |argument: &str| arguments.push(OsString::from(argument));
     add("-a");
@@ -86,10 +91,10 @@ pub fn arguments(
                 add("--delete-missing-args");
             }
         }
-        RunKind::Points | RunKind::Listing | RunKind::Subtree => {}
+        RunKind::Points | RunKind::Listing | RunKind::Subtree | RunKind::Move => {}
     }
     match run.kind {
-        RunKind::RootAttributes => {}
+        RunKind::RootAttributes | RunKind::Move => {}
         // Deletes nothing by itself here, but only with it does a remote receiver learn the rules, and spares what they
         // exclude when it deletes a directory that is gone (observed, 3.5.0).
         RunKind::Points if filter.protects() && deletes => add("--delete"),
@@ -113,7 +118,7 @@ pub fn arguments(
         }
     }
     match run.kind {
-        RunKind::RootAttributes | RunKind::Points => {}
+        RunKind::RootAttributes | RunKind::Points | RunKind::Move => {}
         RunKind::Listing | RunKind::Subtree => {
             if transport.one_file_system {
                 add("-x");
@@ -125,7 +130,21 @@ pub fn arguments(
     }
     add("--from0");
     add("--files-from=-");
-    add(&format!("--timeout={}", transport.timeout.as_secs().max(1)));
+    add_connection(transport, &mut arguments);
+    match run.kind {
+        RunKind::RootAttributes | RunKind::Move => {}
+        RunKind::Points if !filter.protects() => {}
+        RunKind::Points | RunKind::Listing | RunKind::Subtree => arguments.extend(filter.rsync_arguments()),
+    }
+    arguments.push(OsString::from("--"));
+    arguments.push(OsString::from(format!("/proc/self/fd/{root}/")));
+    arguments.push(transport.location.argument());
+    arguments
+}
+
+/// How the target is reached.
+fn add_connection(transport: &Transport, arguments: &mut Vec<OsString>) {
+    arguments.push(OsString::from(format!("--timeout={}", transport.timeout.as_secs().max(1))));
     match &transport.location {
         Location::Local(_) => {}
         Location::Ssh(address) => {
@@ -136,8 +155,8 @@ pub fn arguments(
             arguments.push(OsString::from("-s"));
         }
         Location::Daemon(_) => {
-            add("--sockopts=TCP_NODELAY");
-            add(&format!("--contimeout={}", transport.connect_timeout.as_secs().max(1)));
+            arguments.push(OsString::from("--sockopts=TCP_NODELAY"));
+            arguments.push(OsString::from(format!("--contimeout={}", transport.connect_timeout.as_secs().max(1))));
             if let Some(file) = &transport.password_file {
                 let mut argument = OsString::from("--password-file=");
                 argument.push(file);
@@ -145,20 +164,53 @@ pub fn arguments(
             }
         }
     }
-    match run.kind {
-        RunKind::RootAttributes => {}
-        RunKind::Points if !filter.protects() => {}
-        RunKind::Points | RunKind::Listing | RunKind::Subtree => arguments.extend(filter.rsync_arguments()),
+}
+
+/// Whether a move can be said to this target.
+#[must_use]
+pub fn can_move(location: &Location, run: &Run) -> bool {
+    names_of_move(run).is_some_and(|(new, old)| location.move_arguments(new, old).is_some())
+}
+
+/// The new name and the old one.
+#[must_use]
+pub fn names_of_move(run: &Run) -> Option<(&RelPath, &RelPath)> {
+    let (new, _) = run.entries.first()?;
+    Some((new, run.basis.as_ref()?))
+}
+
+/// The arguments of a run that links what is under a directory's old name to its new one: the directory is the source
+/// itself, as rsync would look for the paths of a list beneath the old name (notes/rsync.md 3). Deletes nothing.
+///
+/// Only for rules that are the same in every directory: to rsync the directory is where the rules' paths begin.
+fn move_arguments(transport: &Transport, filter: &Filter, run: &Run, root: i32) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["-a", "--modify-window=-1"].map(OsString::from).into();
+    if transport.one_file_system {
+        arguments.push(OsString::from("-x"));
     }
-    arguments.push(OsString::from("--"));
-    arguments.push(OsString::from(format!("/proc/self/fd/{root}/")));
-    arguments.push(transport.location.argument());
+    add_connection(transport, &mut arguments);
+    arguments.extend(filter.rsync_arguments());
+    let said = names_of_move(run).and_then(|(new, old)| Some((new, transport.location.move_arguments(new, old)?)));
+    if let Some((new, (destination, basis))) = said {
+        let mut argument = OsString::from("--link-dest=");
+        argument.push(basis);
+        arguments.push(argument);
+        arguments.push(OsString::from("--"));
+        let mut source = format!("/proc/self/fd/{root}/").into_bytes();
+        source.extend_from_slice(new.as_bytes());
+        source.push(b'/');
+        arguments.push(OsString::from_vec(source));
+        arguments.push(destination);
+    }
     arguments
 }
 
 /// What rsync reads on its standard input.
 #[must_use]
 pub fn list(run: &Run) -> Vec<u8> {
+    if run.kind == RunKind::Move {
+        return Vec::new();
+    }
     let mut bytes = Vec::with_capacity(run.entries.iter().map(|(path, _)| path.as_bytes().len() + 3).sum());
     for (path, kind) in &run.entries {
         bytes.extend(crate::plan::entry(path, *kind));
@@ -177,6 +229,7 @@ pub fn probe() -> Run {
         entries: Vec::new(),
         risk: Risk::AtMost(0),
         bytes: 0,
+        basis: None,
     }
 }
 
@@ -240,6 +293,7 @@ mod tests {
             entries,
             risk: Risk::Unknown,
             bytes: 0,
+            basis: None,
         }
     }
 
@@ -272,6 +326,40 @@ mod tests {
         );
         assert!(rest.ends_with(" -s -- /proc/self/fd/100/ bob@web17:data/a b/"), "{rest}");
         assert!(!line.contains("contimeout") && !line.contains("sockopts") && !line.contains("password"), "{line}");
+    }
+
+    #[test]
+    fn a_move_links_what_is_under_the_old_name() {
+        let run = Run { basis: RelPath::parse(b"a/old").ok(), ..run(RunKind::Move, "b/new") };
+        assert_eq!(
+            line("rsync://h/m/sub", &run),
+            "-a --modify-window=-1 -x --timeout=60 --sockopts=TCP_NODELAY --contimeout=10 --password-file=/etc/p \
+             --link-dest=/sub/a/old -- /proc/self/fd/100/b/new/ rsync://h/m/sub/b/new/"
+        );
+        assert!(
+            line("/target", &run).ends_with(" --link-dest=/target/a/old -- /proc/self/fd/100/b/new/ /target/b/new/")
+        );
+        assert!(list(&run).is_empty());
+    }
+
+    #[test]
+    fn a_move_that_cannot_be_said_exactly_is_none() {
+        let check = |target: &str, new: &str, old: &str, expected: bool| {
+            let path = |text: &str| RelPath::parse(text.as_bytes()).unwrap();
+            let run = Run { basis: Some(path(old)), ..run(RunKind::Move, new) };
+            assert_eq!(can_move(&transport(target).location, &run), expected, "{target} {new} {old}");
+        };
+        check("rsync://h/m", "b c/\u{e4}", "a-b:+,@=%_.", true);
+        for odd in ["a*", "a?", "[a", "a\\b", "a\nb", "$a", "`a", "~a", "a;b", "{a,b}", "'a"] {
+            check("rsync://h/m", odd, "a", false);
+            check("rsync://h/m", "a", odd, false);
+            check("host:/data", "a", odd, false);
+            // Nobody but the kernel reads it.
+            check("/target", odd, "a", true);
+        }
+        check("rsync://h/m/s*", "b", "a", false);
+        check("host:/data", "b", "a", true);
+        check("host:data", "b", "a", false);
     }
 
     #[test]

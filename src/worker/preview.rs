@@ -54,7 +54,8 @@ pub fn preview(
 ) -> Result<(), PreviewError> {
     let entries = vec![(RelPath::root(), EntryKind::Plain)];
     let kind = RunKind::Subtree;
-    let run = Run { kind, resend: false, whole: false, size_max: None, entries, risk: Risk::Unknown, bytes: 0 };
+    let run =
+        Run { kind, resend: false, whole: false, size_max: None, entries, risk: Risk::Unknown, bytes: 0, basis: None };
     let fence = if keep { Fence::Keep } else { Fence::Open };
     let mut arguments = vec![OsString::from("-n"), OsString::from("--out-format=%i %n")];
     arguments.extend(command::arguments(transport, filter, &run, fence, true, root.number()));

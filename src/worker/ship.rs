@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::cause::Cause;
 use super::command::{self, Fence, Transport};
 use super::complaint::{Names, PathCause, Standing};
-use super::direct::{Direct, Share, Stopped};
+use super::direct::{self, Direct, Share, Stopped};
 use super::heat::Heat;
 use super::link::Link;
 use super::outcome::{self, Applied, Exit, Run as Ended, Verdict};
@@ -105,6 +105,10 @@ impl Shipper {
         let runs = std::mem::take(&mut shipment.runs);
         tracing::trace!(root = self.source.name, batch = draft.batch.0, marks = ?draft.marks, ?runs, "planned");
         for run in &runs {
+            if run.kind == RunKind::Move && self.is_moved_otherwise(run) {
+                // The next run sends what is missing.
+                continue;
+            }
             let rest = match self.directly(run, &shipment, around) {
                 Ok(rest) => rest,
                 Err(trouble) => return nothing(trouble),
@@ -129,7 +133,7 @@ impl Shipper {
                 words = verdict.words,
                 "rsync ended"
             );
-            if let Some(conclusion) = shipment.on_verdict(verdict) {
+            if let Some(conclusion) = shipment.on_verdict(run, verdict) {
                 return conclusion;
             }
         }
@@ -194,6 +198,17 @@ impl Shipper {
         Some((deletes, reservation))
     }
 
+    /// Moves a directory without rsync, where that is possible; true also where rsync could not do it either.
+    fn is_moved_otherwise(&self, run: &Run) -> bool {
+        if let (Location::Local(target), Some((new, old)), true) =
+            (&self.transport.location, command::names_of_move(run), self.direct)
+            && direct::rename_within(target, old, new)
+        {
+            return true;
+        }
+        !command::can_move(&self.transport.location, run)
+    }
+
     /// Asks the target with an empty list; `None` when all is well.
     pub fn probe(&self, missing_args: bool, around: &mut Surroundings<'_>) -> Option<Trouble> {
         match self.run(
@@ -246,7 +261,9 @@ impl Shipper {
             Risk::Approved => return Ok(Guarded::new(self.run(run, Fence::Open, how, around)?)),
             Risk::AtMost(0) => None,
             Risk::AtMost(deletes) if !denied => self.counted(run, deletes, Known::AtMost, how, around)?,
-            Risk::AtMost(_) | Risk::Unknown => None,
+            // What is more than that is asked about.
+            Risk::Moved(names) if !denied => Some(self.run(run, Fence::AtMost(names), how, around)?),
+            Risk::AtMost(_) | Risk::Moved(_) | Risk::Unknown => None,
         };
         let first = match first {
             Some(verdict) => verdict,

@@ -11,7 +11,7 @@ use super::outcome::{self, Applied, Verdict};
 use crate::change::{BatchId, Content, Deletes, Draft, DraftMark, MarkKind, Priority};
 use crate::dispatch::{Conclusion, FailedMark, Outcome, Pace, Report, Trouble, TroubleRemedy, Why};
 use crate::path::RelPath;
-use crate::plan::{LinkTable, Look, Looker, Plan, PlanOptions, Run, Siblings, Sighting, SurveyLimits};
+use crate::plan::{LinkTable, Look, Looker, Plan, PlanOptions, Run, RunKind, Siblings, Sighting, SurveyLimits};
 use crate::sys::files::EntryType;
 use crate::sys::ground::Ground;
 use crate::watch::Source;
@@ -19,6 +19,8 @@ use crate::watch::Source;
 /// Bounds of one draft: a live one is as large as is efficient; a background one ends soon, because a live change
 /// beneath it waits for it.
 const LIVE: Bounds = Bounds { entries: 20_000, bytes: 64 * 1024 * 1024 };
+/// A directory that was renamed is compared in one run, as nobody else may touch what it rests on meanwhile.
+const MOVED: Bounds = Bounds { entries: 100_000, bytes: u64::MAX };
 const BACKGROUND: Bounds = Bounds { entries: 4_096, bytes: 32 * 1024 * 1024 };
 
 struct Bounds {
@@ -54,6 +56,8 @@ pub struct Shipment {
     denied: BTreeSet<RelPath>,
     aside: Option<Trouble>,
     rules_protect: bool,
+    /// A move: so many names have another one.
+    moved: Option<u32>,
 }
 
 /// Where a draft is looked at.
@@ -74,7 +78,11 @@ pub struct Sights<'a, G: Ground> {
 impl Shipment {
     /// Takes note of how the next run ended. A conclusion ends the shipment: the runs that are left are not made.
     #[must_use]
-    pub fn on_verdict(&mut self, verdict: Verdict) -> Option<Conclusion> {
+    pub fn on_verdict(&mut self, run: &Run, verdict: Verdict) -> Option<Conclusion> {
+        // What is in its place after a move, the next run tells. It would not get anywhere either where there is no target.
+        if run.kind == RunKind::Move && !verdict.cause.is_without_target() {
+            return None;
+        }
         match &verdict.applied {
             Applied::All => None,
             Applied::AllBut(failed) => {
@@ -96,6 +104,7 @@ impl Shipment {
                 trouble: trouble_of(&verdict),
                 outcome: Outcome::Unclear(verdict.words),
                 directories: 0,
+                moved: None,
             }),
             Applied::EndedBy(failed) => {
                 for failed in failed {
@@ -103,7 +112,7 @@ impl Shipment {
                 }
                 let failed = std::mem::take(&mut self.failures).finish();
                 let trouble = trouble_of(&verdict);
-                Some(Conclusion { outcome: Outcome::EndedBy(failed), trouble, directories: 0 })
+                Some(Conclusion { outcome: Outcome::EndedBy(failed), trouble, directories: 0, moved: None })
             }
             Applied::Nothing => {
                 let trouble = trouble_of(&verdict).unwrap_or_else(|| Trouble {
@@ -145,6 +154,7 @@ impl Shipment {
     #[must_use]
     pub fn finish(self) -> Conclusion {
         Conclusion {
+            moved: self.moved.filter(|_| self.failures.is_empty()),
             outcome: Outcome::Done(self.failures.finish()),
             trouble: self.aside,
             directories: self.directories,
@@ -170,7 +180,7 @@ impl<G: Ground> Sights<'_, G> {
             keep: self.source.keep,
         };
         let sightings = self.sight(draft, bounds);
-        let Plan { runs, marks, large, later, failed, search_links, bytes, directories, deletes: _ } =
+        let Plan { runs, marks, large, later, failed, search_links, bytes, directories, deletes: _, moved } =
             crate::plan::plan(draft, &sightings, &options);
         let mut failures = Failures::new(draft);
         for (path, words) in failed {
@@ -199,6 +209,7 @@ impl<G: Ground> Sights<'_, G> {
             deleting: deleting().map(|(mark, _)| mark.path.clone()).collect(),
             denied: denied.map(|(mark, _)| mark.path.clone()).collect(),
             aside: None,
+            moved,
             // What is kept by the operator's will is to be seen.
             rules_protect: self.source.filter.protects() && !self.source.keep,
         }
@@ -234,7 +245,7 @@ impl<G: Ground> Sights<'_, G> {
             (MarkKind::Attributes, ..) => Siblings::default(),
             (MarkKind::Listing | MarkKind::Subtree, _, Some(survey)) => {
                 // Whatever was compared without a hint of a write tells nothing of other names.
-                let told = mark.content != Content::Compare;
+                let told = mark.content != Content::Compare || mark.origin.is_some();
                 let mut siblings = Siblings::default();
                 if told && mark.kind == MarkKind::Subtree {
                     siblings.others = links.forget_within(&mark.path);
@@ -269,10 +280,12 @@ impl<G: Ground> Sights<'_, G> {
         if *budget == 0 {
             return Some(crate::plan::Survey { entries: usize::MAX / 2, ..crate::plan::Survey::default() });
         }
+        // What was renamed is not sent, most likely: its bytes do not count.
+        let (bounds, large) = if mark.origin.is_some() { (&MOVED, u64::MAX) } else { (bounds, self.large) };
         let limits = SurveyLimits {
             entries_max: bounds.entries,
             bytes_max: bounds.bytes,
-            large: self.large,
+            large,
             since: match mark.content {
                 Content::Since(since) => Some(since),
                 Content::Compare | Content::Resend => None,
@@ -324,7 +337,7 @@ pub(super) fn is_above<P: Borrow<RelPath> + Ord>(paths: &BTreeSet<P>, path: &Rel
 }
 
 pub(super) fn nothing(trouble: Trouble) -> Conclusion {
-    Conclusion { outcome: Outcome::Nothing, trouble: Some(trouble), directories: 0 }
+    Conclusion { outcome: Outcome::Nothing, trouble: Some(trouble), directories: 0, moved: None }
 }
 
 fn no_missing_args(verdict: &Verdict) -> Trouble {
@@ -380,6 +393,10 @@ impl Failures {
             wide: wide.map(|mark| (mark.path.clone(), (mark.kind, mark.content))).collect(),
             failed: std::collections::BTreeMap::new(),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.failed.is_empty()
     }
 
     fn add_path(&mut self, failed: &outcome::Failed, rules_protect: bool) {

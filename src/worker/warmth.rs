@@ -170,7 +170,7 @@ impl Shipper {
             && (run.resend || run.bytes <= WARM_COMPARED);
         match run.risk {
             Risk::AtMost(deletes) if light && !denied && deletes <= WARM_DELETES => Some(deletes),
-            Risk::AtMost(_) | Risk::Unknown | Risk::Approved => None,
+            Risk::AtMost(_) | Risk::Moved(_) | Risk::Unknown | Risk::Approved => None,
         }
     }
 
@@ -228,6 +228,7 @@ fn points() -> Run {
         entries: Vec::new(),
         risk: Risk::AtMost(WARM_DELETES),
         bytes: 0,
+        basis: None,
     }
 }
 

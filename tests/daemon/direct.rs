@@ -31,7 +31,16 @@ fn path(bytes: &[u8]) -> RelPath {
 fn points(names: &[&[u8]], resend: bool, deletes: u64) -> Run {
     let mut entries: Vec<_> = names.iter().map(|name| (path(name), EntryKind::Plain)).collect();
     entries.sort_unstable();
-    Run { kind: RunKind::Points, resend, whole: true, size_max: None, entries, risk: Risk::AtMost(deletes), bytes: 0 }
+    Run {
+        kind: RunKind::Points,
+        resend,
+        whole: true,
+        size_max: None,
+        entries,
+        risk: Risk::AtMost(deletes),
+        bytes: 0,
+        basis: None,
+    }
 }
 
 fn source(ground: &Ground) -> Source {

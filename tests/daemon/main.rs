@@ -30,6 +30,7 @@ mod many;
 mod marks;
 mod names;
 mod plan_rules;
+mod renames;
 mod restart;
 mod scale;
 mod shutdown;

@@ -401,6 +401,8 @@ impl Agent {
             let since = since.minus(self.setup.slack);
             let scope = Scope { path: RelPath::root(), recursive: true, since, known: false };
             self.walkers.ask(Asker::Restart, vec![scope]);
+        } else {
+            self.source.resumed();
         }
     }
 

@@ -155,21 +155,21 @@ impl Lane {
     fn send(&mut self, sending: &mut Sending, around: &mut Around<'_>) -> Option<Report> {
         let Order::Send { draft, missing_args } = &sending.order else { unreachable!("it sends") };
         let concluded = |conclusion| Some(Report::Concluded { batch: draft.batch, conclusion });
-        let Some(run) = sending.runs.last() else {
+        let Some(run) = sending.runs.last().cloned() else {
             let shipment = std::mem::take(&mut sending.shipment);
             return concluded(shipment.finish());
         };
         let mut rsync = match sending.rsync.take() {
             Some(rsync) => rsync,
-            None => self.start(run, &draft.marks, *missing_args, around),
+            None => self.start(&run, &draft.marks, *missing_args, around),
         };
-        let Some(verdict) = self.advance(run, &mut rsync, around) else {
+        let Some(verdict) = self.advance(&run, &mut rsync, around) else {
             sending.rsync = Some(rsync);
             return None;
         };
         sending.runs.pop();
         around.source.root.lock().say(|| format!("  batch {}: {:?} {}", draft.batch.0, verdict.cause, verdict.words));
-        sending.shipment.on_verdict(verdict).and_then(concluded)
+        sending.shipment.on_verdict(&run, verdict).and_then(concluded)
     }
 
     fn advance(&mut self, run: &Run, rsync: &mut Rsync, around: &mut Around<'_>) -> Option<Verdict> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 
 use fansync::path::{RelPath, escaped};
+use fansync::sys::clock::WallTime;
 use fansync::worker::outcome::Exit;
 
 use super::files::{Body, Inode};
@@ -48,6 +49,8 @@ struct Options {
     ignore_times: bool,
     root_only: bool,
     size_max: Option<u64>,
+    /// The directory that is the source itself, and what the target may have of it under another name (`--link-dest`).
+    moved: Option<(RelPath, RelPath)>,
 }
 
 /// An entry of the list.
@@ -126,10 +129,18 @@ impl Rsync {
                     if let Some(size) = other.strip_prefix("--max-size=") {
                         options.size_max = size.parse().ok();
                     }
+                    if let Some(basis) = other.strip_prefix("--link-dest=/") {
+                        options.moved =
+                            Some((source_of_move(arguments), RelPath::parse(basis.as_bytes()).expect("a path")));
+                        options.recurse = true;
+                    }
                 }
             }
         }
         let mut work: VecDeque<Work> = list.split(|byte| *byte == 0).filter_map(read_entry).map(Work::Look).collect();
+        if let Some((path, _)) = options.moved.clone() {
+            work.push_back(Work::Look(Entry { path, contents: true }));
+        }
         work.push_back(Work::Arrange);
         Self {
             options,
@@ -196,7 +207,16 @@ impl Rsync {
             return Some(self.end(Exit::Code(code)));
         };
         match work {
-            Work::Look(entry) => self.look(&mut state, &entry),
+            Work::Look(entry) => {
+                if let Some((new, _)) = &self.options.moved
+                    && !new.parent().is_some_and(|above| target.is_directory(&above))
+                {
+                    self.stderr
+                        .extend_from_slice(b"rsync: [Receiver] mkdir \"/x\" failed: No such file or directory (2)\n");
+                    return Some(self.end(Exit::Code(11)));
+                }
+                self.look(&mut state, &entry);
+            }
             Work::List(directory) => self.list(&mut state, &directory),
             Work::Arrange => {
                 if self.old_receiver && self.options.missing_args && !self.missing.is_empty() {
@@ -268,8 +288,11 @@ impl Rsync {
             at = parent.parent();
             above.push(parent);
         }
-        // The root is nobody's implied parent.
+        // The root is nobody's implied parent, and what is the source itself has none.
         above.pop();
+        if self.options.moved.is_some() {
+            above.clear();
+        }
         for parent in above.iter().rev() {
             match state.files.resolve(parent) {
                 Ok(inode) if state.files.is_directory(inode) => self.take(state, parent, inode),
@@ -386,9 +409,28 @@ impl Rsync {
                 if self.options.size_max.is_some_and(|most| size > most) {
                     return;
                 }
+                if there.is_none()
+                    && let Some(basis) = self.basis(target, path, size, thing.mtime)
+                {
+                    state.say(|| format!("    rsync links {path}: {basis:?}"));
+                    target.linked += 1;
+                    if !target.put(path, Thing { kind: basis, ..thing }, looked, now) {
+                        self.receiver_complains("link", path, "No such file or directory (2)");
+                    }
+                    return;
+                }
                 self.open(state, path);
             }
         }
+    }
+
+    /// What the target has under the old name of a file that was moved, if it looks the same.
+    fn basis(&self, target: &Target, path: &RelPath, size: u64, mtime: WallTime) -> Option<Kind> {
+        let (new, old) = self.options.moved.as_ref()?;
+        let beneath = path.components().skip(new.components().count());
+        let there = target.things.get(&beneath.fold(old.clone(), |at, name| at.join(name)))?;
+        let same = matches!(there.kind, Kind::File { size: long, .. } if long == size) && there.mtime == mtime;
+        same.then(|| there.kind.clone())
     }
 
     /// The sender opens a file and reads its first half.
@@ -476,6 +518,14 @@ impl Rsync {
             (there.mode, there.mtime) = (item.thing.mode, item.thing.mtime);
         }
     }
+}
+
+/// The source of a run without a list.
+fn source_of_move(arguments: &[OsString]) -> RelPath {
+    let prefix = format!("/proc/self/fd/{ROOT_DESCRIPTOR}/");
+    let named = |argument: &OsString| argument.to_str()?.strip_prefix(&prefix)?.strip_suffix('/').map(str::to_owned);
+    let path = arguments.iter().find_map(named).expect("a run without a list names its directory");
+    RelPath::parse(path.as_bytes()).expect("a path")
 }
 
 fn source_name(path: &RelPath) -> String {

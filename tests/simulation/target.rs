@@ -53,6 +53,8 @@ pub struct Target {
     pub told: BTreeMap<RelPath, u64>,
     /// Work on a path that rested on an older look than what had been done there before.
     pub overtaken: Vec<RelPath>,
+    /// Files that were linked instead of sent.
+    pub linked: u64,
 }
 
 impl Target {

@@ -180,6 +180,23 @@ fn rename(state: &mut State, directory: Inode, name: &[u8]) {
     }
 }
 
+/// A directory gets another name, wherever it is.
+pub fn rename_directory(state: &mut State) {
+    state.moment += 1;
+    for _try in 0..8 {
+        let Some((old, old_name)) = entry(state, ROOT) else { return };
+        if state.lookup(old, &old_name).is_some_and(|inode| state.files.is_directory(inode)) {
+            let to = if state.rng.bool() { old } else { directory(state, ROOT) };
+            let name = NAMES[state.rng.usize(..NAMES.len())];
+            let from = state.name_of(old, &old_name);
+            if state.rename((old, &old_name), (to, name)) {
+                state.say(|| format!("rename the directory {from} to {}", state.name_of(to, name)));
+                return;
+            }
+        }
+    }
+}
+
 fn exchange(state: &mut State) {
     let (Some(one), Some(two)) = (entry(state, ROOT), entry(state, ROOT)) else { return };
     let names = (state.name_of(one.0, &one.1), state.name_of(two.0, &two.1));

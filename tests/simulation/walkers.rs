@@ -124,6 +124,7 @@ impl Walkers {
         self.pass = None;
         if asker == Asker::Restart {
             self.restarted = true;
+            source.resumed();
         }
         (found, Some(asker), made_good)
     }

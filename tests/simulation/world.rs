@@ -33,6 +33,8 @@ pub struct Tally {
     pub quiet: u64,
     pub splits: u64,
     pub handovers: u64,
+    /// Files that were linked instead of sent.
+    pub linked: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -46,6 +48,7 @@ impl std::ops::AddAssign for Tally {
         self.quiet += other.quiet;
         self.splits += other.splits;
         self.handovers += other.handovers;
+        self.linked += other.linked;
     }
 }
 
@@ -74,7 +77,10 @@ pub fn run(seed: u64, backend: Backend, control: Control, trace: bool) -> Tally 
         world.busy();
         world.quiet();
     }
+    world.renames();
+    world.quiet();
     world.watched();
+    world.tally.linked = world.targets.iter().map(|target| target.linked).sum();
     world.tally
 }
 
@@ -150,6 +156,35 @@ impl World {
                 break;
             }
             self.step();
+        }
+        let mut state = self.machine.lock();
+        while state.user.left > 0 {
+            user::act(&mut state);
+        }
+    }
+
+    /// Directories are renamed, most of them while nothing is under way.
+    fn renames(&mut self) {
+        self.machine.lock().user.permille = [0, 0, 5, 30][self.rng.usize(..4)];
+        for _round in 0..self.rng.u32(2..16) {
+            if self.rng.u32(..4) > 0 {
+                self.machine.lock().user.left = 0;
+                for _turn in 0..60 {
+                    if self.turn_of_all() {
+                        break;
+                    }
+                }
+                self.turn_of_all();
+            }
+            let mut state = self.machine.lock();
+            state.user.left = self.rng.u32(..4);
+            for _directory in 0..[1, 1, 1, 2, 3][self.rng.usize(..5)] {
+                user::rename_directory(&mut state);
+            }
+            drop(state);
+            for _step in 0..self.rng.u32(..60) {
+                self.step();
+            }
         }
         let mut state = self.machine.lock();
         while state.user.left > 0 {

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::{BatchId, ChangeSet, NodeId, Stage};
+use super::{Batch, BatchId, ChangeSet, NodeId, Stage};
 use crate::path::RelPath;
 
 impl ChangeSet {
@@ -26,7 +26,7 @@ impl ChangeSet {
             return true;
         }
         let waiting = self.queues.iter().flatten().map(|turn| turn.2);
-        let flying = self.batches.values().flat_map(|batch| batch.nodes.iter().copied());
+        let flying = self.batches.values().flat_map(Batch::flying);
         let found = waiting.chain(flying).find(|node| self.is_owed(*node, until));
         *witness = found.map(|node| self.trie.path(node));
         if found.is_some_and(|node| self.is_lazy(node, until)) {
@@ -51,7 +51,7 @@ impl ChangeSet {
         let lazy: Vec<NodeId> =
             (self.queues.iter().flatten()).map(|turn| turn.2).filter(|node| self.is_lazy(*node, until)).collect();
         for node in lazy {
-            if let Some(mut pending) = self.remove_pending(node) {
+            if let Some(mut pending) = self.take_pending(node) {
                 pending.times.stage = Stage::Unchanged;
                 self.insert_pending(node, pending);
             }
@@ -62,7 +62,7 @@ impl ChangeSet {
     #[must_use]
     pub fn owed(&self, until: Instant, max: usize) -> (usize, Vec<RelPath>) {
         let waiting = self.queues.iter().flatten().map(|turn| turn.2);
-        let flying = self.batches.values().flat_map(|batch| batch.nodes.iter().copied());
+        let flying = self.batches.values().flat_map(Batch::flying);
         // A path may have both.
         let nodes: std::collections::HashSet<NodeId> =
             waiting.chain(flying).filter(|node| self.is_owed(*node, until)).collect();

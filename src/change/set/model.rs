@@ -18,6 +18,8 @@ struct Way {
     /// A write is asked for as what changed since it.
     content: Content,
     step: u64,
+    /// It was renamed to here.
+    arrived: bool,
 }
 
 /// A batch under way.
@@ -42,6 +44,10 @@ impl Way {
             }
         };
         let suffices = match (mark.content, self.content) {
+            // Whatever else was asked for of the same name would have ended the move.
+            _ if mark.origin.is_some() && mark.path == self.path && self.arrived => true,
+            // A directory's attributes have no content.
+            _ if mark.origin.is_some() && self.kind == MarkKind::Attributes => true,
             (Content::Resend, _) | (_, Content::Compare) => true,
             (Content::Since(mine), Content::Since(theirs)) => mine <= theirs,
             (Content::Since(_) | Content::Compare, Content::Resend) | (Content::Compare, Content::Since(_)) => false,
@@ -60,6 +66,8 @@ struct Simulation {
     open: Vec<Obligation>,
     flying: Vec<Flying>,
     marks_max: usize,
+    /// Moves that were taken.
+    moves: usize,
     /// What a checkpoint holds.
     disk: HashMap<u32, SavedMark>,
 }
@@ -79,6 +87,7 @@ impl Simulation {
             open: Vec::new(),
             flying: Vec::new(),
             marks_max,
+            moves: 0,
             disk: HashMap::new(),
         }
     }
@@ -98,7 +107,7 @@ impl Simulation {
         assert!(!self.set.is_unsaved());
         let kept: Vec<&RelPath> = self.disk.values().map(|saved| &saved.path).collect();
         let here = self.set.queues.iter().flatten().map(|turn| turn.2);
-        let flying = self.set.batches.values().flat_map(|batch| batch.nodes.iter().copied());
+        let flying = self.set.batches.values().flat_map(Batch::flying);
         let nodes: HashSet<NodeId> = here.chain(flying).collect();
         assert_eq!(kept.len(), nodes.len(), "seed {}", self.seed);
         assert!(nodes.iter().all(|node| kept.contains(&&self.set.trie.path(*node))), "seed {}", self.seed);
@@ -150,7 +159,8 @@ impl Simulation {
         mark.large = self.rng.u8(..5) == 0;
         mark.gone_directory = kind == Point && self.rng.u8(..5) == 0;
         if mark.gone_directory {
-            let way = Way { path: path.clone(), kind: Point, content: Content::Compare, step: self.step };
+            let way =
+                Way { path: path.clone(), kind: Point, content: Content::Compare, step: self.step, arrived: false };
             for obligation in &mut self.open {
                 // The latest of the same place is no better than an older one: it only makes the list longer.
                 let beneath = obligation.ways[0].path != path && obligation.ways[0].path.is_within(&path);
@@ -163,9 +173,71 @@ impl Simulation {
             Content::Resend => Content::Since(now.wall.minus(CTIME_SLACK)),
             Content::Compare | Content::Since(_) => content,
         };
-        self.open.push(Obligation { ways: vec![Way { path, kind, content, step: self.step }] });
+        self.open.push(Obligation { ways: vec![Way { path, kind, content, step: self.step, arrived: false }] });
         self.set.mark(now, &mark);
         assert!(self.set.pending() <= self.marks_max, "seed {}: {} wait", self.seed, self.set.pending());
+    }
+
+    /// A directory is renamed: both halves, at once or not.
+    fn rename(&mut self) {
+        let (old, new) = (self.path(), self.path());
+        if old.is_within(&new) || new.is_within(&old) {
+            return;
+        }
+        let now = self.now();
+        let mut left = Mark::new(old.clone(), MarkKind::Point);
+        (left.gone_directory, left.departs) = (true, true);
+        let way = Way {
+            path: old.clone(),
+            kind: MarkKind::Point,
+            content: Content::Compare,
+            step: self.step,
+            arrived: false,
+        };
+        for obligation in &mut self.open {
+            if obligation.ways[0].path != old && obligation.ways[0].path.is_within(&old) {
+                obligation.ways.push(way.clone());
+            }
+        }
+        self.open.push(Obligation { ways: vec![way] });
+        self.set.mark(now, &left);
+        if self.rng.u8(..4) == 0 {
+            return;
+        }
+        let mut arrived = Mark::new(new.clone(), MarkKind::Subtree).content(Content::Resend);
+        arrived.origin = Some(Box::new(crate::change::Origin { path: old, since: now.instant }));
+        let way = Way {
+            path: new,
+            kind: MarkKind::Subtree,
+            content: Content::Since(now.wall.minus(CTIME_SLACK)),
+            step: self.step,
+            arrived: true,
+        };
+        self.open.push(Obligation { ways: vec![way] });
+        self.set.mark(now, &arrived);
+    }
+
+    /// What a move rests on is known to be on the target, and nothing else touches it meanwhile.
+    fn check_moves(&mut self, draft: &Draft) {
+        for (new, old) in self.flying.iter().flat_map(|flying| &flying.marks).filter_map(|mark| {
+            let old = mark.origin.as_ref()?;
+            Some((&mark.path, old))
+        }) {
+            let near = |mark: &DraftMark| {
+                mark.path.is_within(old) || (old.is_within(&mark.path) && mark.kind != MarkKind::Attributes)
+            };
+            assert!(!draft.marks.iter().any(near), "seed {}: {new} rests on {old}: {draft:?}", self.seed);
+        }
+        let Some(old) = draft.marks.iter().find_map(|mark| mark.origin.as_ref()) else { return };
+        self.moves += 1;
+        assert_eq!(draft.marks.len(), 1, "seed {}", self.seed);
+        let content = |way: &&Way| {
+            let reaches = way.path.is_within(old) || (old.is_within(&way.path) && way.kind >= MarkKind::Listing);
+            reaches && way.kind != MarkKind::Attributes && way.content != Content::Compare
+        };
+        let open = self.open.iter().filter(|obligation| obligation.ways.len() == 1).map(|open| &open.ways[0]);
+        let dirty = open.filter(|way| way.kind == MarkKind::Subtree || way.path.is_within(old)).find(content);
+        assert!(dirty.is_none(), "seed {}: {old} is no basis: {dirty:?}", self.seed);
     }
 
     fn take(&mut self, want: Want) -> bool {
@@ -192,12 +264,16 @@ impl Simulation {
                 );
             }
         }
+        self.check_moves(&draft);
         self.flying.push(Flying { id: draft.batch, step: self.step, marks: draft.marks });
         true
     }
 
     fn conclude(&mut self, index: usize, all_done: bool) {
         let batch = self.flying.swap_remove(index);
+        if self.rng.bool() {
+            self.set.moved(batch.id, 3);
+        }
         let now = self.now();
         let (rng, elapsed, start) = (&mut self.rng, self.elapsed, self.start);
         let whole = rng.u8(..6);
@@ -261,6 +337,7 @@ impl Simulation {
     fn random_step(&mut self) {
         self.step += 1;
         match self.rng.u8(..10) {
+            0..=4 if self.rng.u8(..5) == 0 => self.rename(),
             0..=4 => self.mark(),
             5..=6 => {
                 let want = self.want();
@@ -326,11 +403,14 @@ impl Simulation {
 
 #[test]
 fn nothing_is_forgotten_and_everything_becomes_clean_whatever_the_steps() {
+    let mut moves = 0;
     for seed in 0..300 {
         let mut simulation = Simulation::new(seed);
         for _step in 0..300 {
             simulation.random_step();
         }
         simulation.finish();
+        moves += simulation.moves;
     }
+    assert!(moves >= 20, "{moves} moves");
 }

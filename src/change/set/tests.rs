@@ -811,3 +811,234 @@ fn what_became_due_last_can_go_first() {
     bench.mark(&point("d/e"));
     assert!(bench.take(newest).is_none(), "they are in the listing's directory");
 }
+
+/// What is renamed is a move only where the target is known to have all of it under the old name, and nothing under the new.
+struct Renames(Bench);
+
+impl Renames {
+    fn new() -> Self {
+        let mut bench = Bench::new();
+        bench.pass(10 * SECOND);
+        Self(bench)
+    }
+
+    fn leaves(name: &str) -> Mark {
+        let mut mark = Mark { changes_names: true, departs: true, ..gone(name) };
+        mark.content = Content::Compare;
+        mark
+    }
+
+    fn arrives(&self, name: &str, origin: &str) -> Mark {
+        let mut mark = Mark::new(path(name), MarkKind::Subtree).content(Content::Resend);
+        mark.origin = Some(Box::new(super::super::mark::Origin { path: path(origin), since: self.0.now().instant }));
+        mark
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        self.0.pass(MS);
+        self.0.mark(&Self::leaves(from));
+        let mark = self.arrives(to, from);
+        self.0.mark(&mark);
+    }
+
+    /// New and old names of the moves that wait.
+    fn moves(&self) -> Vec<(String, String)> {
+        let name = |node| self.0.set.trie.path(node).to_string();
+        self.0.set.moves.iter().map(|each| (name(each.new), name(each.old))).collect()
+    }
+}
+
+#[test]
+fn a_rename_is_a_move_only_where_nothing_else_is_known_of_both_names() {
+    let check = |before: &[Mark], expected: bool| {
+        let mut renames = Renames::new();
+        before.iter().for_each(|mark| renames.0.mark(mark));
+        renames.rename("d/old", "e/new");
+        assert_eq!(renames.moves().len(), usize::from(expected), "{before:?}");
+    };
+    let of = |kind, name: &str| of(kind, name).content(Content::Resend);
+    use MarkKind::{Attributes, Listing, Point, Subtree};
+    check(&[], true);
+    check(&[of(Point, "d/other"), of(Subtree, "e/other"), of(Point, "x")], true);
+    check(&[of(Attributes, "d"), of(Attributes, "e"), of(Attributes, "d/old"), of(Attributes, "")], true);
+    for (kind, name) in [
+        (Point, "d/old"),
+        (Point, "d/old/x"),
+        (Attributes, "d/old/x"),
+        (Listing, "d/old"),
+        (Point, "d"),
+        (Listing, "d"),
+        (Subtree, "d"),
+        (Subtree, ""),
+        (Point, "e/new"),
+        (Point, "e/new/x"),
+        (Listing, "e"),
+        (Subtree, "e"),
+        (Point, "e"),
+    ] {
+        check(&[of(kind, name)], false);
+        check(&[of(kind, name).priority(Priority::Background)], false);
+    }
+}
+
+#[test]
+fn what_is_under_way_or_ended_since_the_rename_is_no_basis() {
+    let check = |name: &str, end: bool, expected: bool| {
+        let mut renames = Renames::new();
+        renames.0.mark(&point(name));
+        let draft = renames.0.take(LIVE).unwrap();
+        let mut mark = renames.arrives("new", "old");
+        if end {
+            renames.0.end(draft.batch, Fate::Done);
+        }
+        renames.0.pass(MS);
+        renames.0.mark(&Renames::leaves("old"));
+        if expected {
+            mark = renames.arrives("new", "old");
+        }
+        renames.0.mark(&mark);
+        assert_eq!(renames.moves().len(), usize::from(expected), "{name} {end}");
+    };
+    for name in ["old", "old/x", "new", "new/x"] {
+        check(name, false, false);
+        check(name, true, false);
+        // The queue was empty after it had ended.
+        check(name, true, true);
+    }
+    check("other", false, true);
+}
+
+#[test]
+fn a_move_is_taken_alone_and_the_old_name_goes_after_it() {
+    let mut renames = Renames::new();
+    renames.rename("old", "new");
+    let bench = &mut renames.0;
+    bench.mark(&point("other"));
+    // What is written beneath it has a mark of its own.
+    bench.mark(&point("new/x").content(Content::Resend));
+    assert_eq!(bench.pending_names(), ["new", "new/x", "old", "other"]);
+    let moving = bench.take(LIVE).unwrap();
+    assert_eq!(names(&moving), ["new"]);
+    assert_eq!((moving.marks[0].content, moving.marks[0].origin.clone()), (Content::Compare, Some(path("old"))));
+    let other = bench.take(LIVE).unwrap();
+    assert_eq!(names(&other), ["other"]);
+    bench.end(other.batch, Fate::Done);
+    // What comes under the old name meanwhile waits.
+    bench.mark(&point("old/y"));
+    assert_eq!(bench.taken(LIVE), [""; 0]);
+    bench.set.moved(moving.batch, 7);
+    bench.end(moving.batch, Fate::Done);
+    let pending = bench.pending_at("old").unwrap();
+    assert_eq!((pending.deletes, pending.content, pending.least), (Deletes::Unknown, Content::Resend, Content::Resend));
+    bench.settle();
+}
+
+#[test]
+fn the_delete_of_what_was_moved_is_known_and_goes_in_a_draft_of_its_own() {
+    let mut renames = Renames::new();
+    renames.rename("old", "new");
+    let bench = &mut renames.0;
+    let moving = bench.take(LIVE).unwrap();
+    bench.set.moved(moving.batch, 7);
+    bench.end(moving.batch, Fate::Done);
+    bench.mark(&point("other"));
+    let draft = bench.take(LIVE).unwrap();
+    assert_eq!(draft.marks.iter().map(|mark| mark.deletes).collect::<Vec<_>>(), [Deletes::Moved(7)]);
+    assert_eq!(bench.taken(LIVE), ["other"]);
+}
+
+#[test]
+fn a_move_that_did_not_go_well_is_sent_and_its_old_name_is_free() {
+    for fate in [Fate::Again { large: false }, Fate::Split, Fate::Held, Fate::Done] {
+        let mut renames = Renames::new();
+        renames.rename("old", "new");
+        let bench = &mut renames.0;
+        let moving = bench.take(LIVE).unwrap();
+        // Nobody says that anything was moved.
+        bench.end(moving.batch, fate);
+        assert_eq!(bench.pending_at("old").unwrap().deletes, Deletes::Unknown, "{fate:?}");
+        if let Some(pending) = bench.pending_at("new") {
+            assert_eq!(pending.content, Content::Resend, "{fate:?}");
+        }
+        let draft = bench.take(LIVE).unwrap();
+        assert!(draft.marks.iter().all(|mark| mark.origin.is_none()), "{fate:?}");
+        bench.end(draft.batch, Fate::Done);
+        bench.settle();
+    }
+}
+
+#[test]
+fn whatever_touches_a_name_of_a_move_ends_it_and_what_is_beneath_the_new_one_does_not() {
+    let check = |mark: Mark, stays: bool| {
+        let mut renames = Renames::new();
+        renames.rename("d/old", "e/new");
+        renames.0.mark(&mark);
+        assert_eq!(renames.moves().len(), usize::from(stays), "{mark:?}");
+        let pending = renames.0.pending_at("e/new");
+        if stays {
+            assert_eq!(pending.unwrap().role, Role::Moved, "{mark:?}");
+        } else {
+            // It asks for all that it would have asked for, and so does whatever took it in.
+            assert!(pending.is_none_or(|pending| pending.content == Content::Resend), "{mark:?}");
+            assert!(renames.0.pending_at("d/old").is_none_or(|pending| pending.role == Role::None), "{mark:?}");
+        }
+        renames.0.settle();
+    };
+    let resent = |kind, name: &str| of(kind, name).content(Content::Resend);
+    use MarkKind::{Attributes, Listing, Point, Subtree};
+    for name in ["e/new/x", "e/new/x/y", "d/other", "x"] {
+        for kind in [Attributes, Point, Listing, Subtree] {
+            check(resent(kind, name), true);
+        }
+    }
+    for name in ["", "d", "e", "e/new"] {
+        check(resent(Attributes, name), true);
+    }
+    check(gone("e/new/x"), true);
+    for (kind, name) in [
+        (Attributes, "d/old"),
+        (Point, "d/old"),
+        (Point, "d/old/x"),
+        (Attributes, "d/old/x"),
+        (Subtree, "d/old"),
+        (Point, "d"),
+        (Listing, "d"),
+        (Subtree, ""),
+        (Point, "e/new"),
+        (Subtree, "e/new"),
+        (Listing, "e"),
+        (Point, "e"),
+    ] {
+        check(resent(kind, name), false);
+    }
+    check(gone("e/new"), false);
+}
+
+#[test]
+fn chains_and_exchanges_are_sent() {
+    let mut renames = Renames::new();
+    renames.rename("a", "b");
+    renames.rename("b", "c");
+    assert!(renames.moves().is_empty());
+    renames.0.settle();
+    renames.0.pass(SECOND);
+    renames.rename("x", "y");
+    renames.rename("y", "x");
+    assert!(renames.moves().is_empty());
+    renames.0.settle();
+    renames.0.pass(SECOND);
+    // Apart from each other, each is one.
+    renames.rename("p", "q");
+    renames.rename("r", "s/t");
+    assert_eq!(renames.moves().len(), 2);
+    renames.0.settle();
+}
+
+#[test]
+fn a_delete_waits_a_moment_for_where_its_directory_went_and_no_longer() {
+    let mut renames = Renames::new();
+    renames.0.mark(&Renames::leaves("old"));
+    assert_eq!(renames.0.taken(LIVE), [""; 0]);
+    renames.0.pass(DEPARTED_WAIT);
+    assert_eq!(renames.0.taken(LIVE), ["old"]);
+}

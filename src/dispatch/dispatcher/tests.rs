@@ -25,20 +25,20 @@ fn trouble(remedy: TroubleRemedy) -> Trouble {
 }
 
 fn done() -> Conclusion {
-    Conclusion { outcome: Outcome::Done(Vec::new()), trouble: None, directories: 0 }
+    Conclusion { outcome: Outcome::Done(Vec::new()), trouble: None, directories: 0, moved: None }
 }
 
 fn nothing(remedy: TroubleRemedy) -> Conclusion {
-    Conclusion { outcome: Outcome::Nothing, trouble: Some(trouble(remedy)), directories: 0 }
+    Conclusion { outcome: Outcome::Nothing, trouble: Some(trouble(remedy)), directories: 0, moved: None }
 }
 
 fn unclear() -> Conclusion {
-    Conclusion { outcome: Outcome::Unclear(String::new()), trouble: None, directories: 0 }
+    Conclusion { outcome: Outcome::Unclear(String::new()), trouble: None, directories: 0, moved: None }
 }
 
 fn refused(text: &str) -> Conclusion {
     let failed = FailedMark { path: path(text), why: Why::Refused, words: "denied".to_owned() };
-    Conclusion { outcome: Outcome::Done(vec![failed]), trouble: None, directories: 0 }
+    Conclusion { outcome: Outcome::Done(vec![failed]), trouble: None, directories: 0, moved: None }
 }
 
 fn draft(action: &Action) -> &Draft {
@@ -243,7 +243,7 @@ fn a_path_that_races_again_and_again_does_not_keep_a_lane_busy_and_is_told_of() 
     for round in 0..20 {
         let action = bench.one();
         let failed = FailedMark { path: path("a"), why: Why::Raced, words: "changed".to_owned() };
-        let raced = Conclusion { outcome: Outcome::Done(vec![failed]), trouble: None, directories: 0 };
+        let raced = Conclusion { outcome: Outcome::Done(vec![failed]), trouble: None, directories: 0, moved: None };
         let notices = bench.end(&action, raced);
         told += notices.iter().filter(|notice| matches!(notice, Notice::PathFailed { .. })).count();
         if round > 0 {
@@ -304,7 +304,7 @@ fn a_root_that_is_not_what_it_was_holds_all_targets_until_it_is_back() {
 
 fn deletes_held(names: &[&str], deletes: u64) -> Conclusion {
     let held = |name: &&str| FailedMark { path: path(name), why: Why::Held { deletes }, words: String::new() };
-    Conclusion { outcome: Outcome::Done(names.iter().map(held).collect()), trouble: None, directories: 0 }
+    Conclusion { outcome: Outcome::Done(names.iter().map(held).collect()), trouble: None, directories: 0, moved: None }
 }
 
 #[test]
@@ -766,7 +766,7 @@ fn random_conclusion(rng: &mut fastrand::Rng, action: &Action) -> Conclusion {
             let why = if rng.bool() { Why::Raced } else { Why::Refused };
             let failed = draft.marks.iter().filter(|_| rng.u8(..3) == 0);
             let failed = failed.map(|mark| FailedMark { path: mark.path.clone(), why, words: String::new() }).collect();
-            Conclusion { outcome: Outcome::Done(failed), trouble: None, directories: 0 }
+            Conclusion { outcome: Outcome::Done(failed), trouble: None, directories: 0, moved: None }
         }
         _ => nothing(remedy),
     }

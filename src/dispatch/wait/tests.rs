@@ -97,7 +97,7 @@ impl Bench {
         let Order::Send { draft, .. } = &action.order else { panic!("{action:?}") };
         let refused = |text: &&str| FailedMark { path: path(text), why: Why::Refused, words: "denied".to_owned() };
         let outcome = Outcome::Done(failed.iter().map(refused).collect());
-        let conclusion = Conclusion { outcome, trouble: None, directories: 0 };
+        let conclusion = Conclusion { outcome, trouble: None, directories: 0, moved: None };
         let report = Report::Concluded { batch: draft.batch, conclusion };
         self.dispatcher.on_report(self.now(), action.target, action.lane, report);
     }

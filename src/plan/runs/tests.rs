@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::change::BatchId;
+use crate::plan::survey::Found;
 use crate::sys::clock::WallTime;
 use crate::sys::files::{Identity, Status};
 
@@ -22,7 +23,7 @@ fn path(text: &str) -> RelPath {
 }
 
 fn mark(kind: MarkKind, text: &str, content: Content) -> DraftMark {
-    DraftMark { path: path(text), kind, content, derived: false, attempts: 0, deletes: Deletes::Single }
+    DraftMark { path: path(text), kind, content, derived: false, attempts: 0, deletes: Deletes::Single, origin: None }
 }
 
 fn point(text: &str) -> DraftMark {
@@ -347,4 +348,52 @@ fn what_would_lead_to_more_marks_than_fit_is_sent_at_once() {
         "what changed is sent whatever its size and mtime say"
     );
     assert_eq!(runs(&planned(0, 1)), ["Subtree /d"], "five parts are more than three");
+}
+
+#[test]
+fn what_was_renamed_is_linked_and_compared_or_else_sent() {
+    let moved = |attempts| DraftMark {
+        origin: Some(path("old")),
+        attempts,
+        ..mark(MarkKind::Subtree, "new", Content::Compare)
+    };
+    let check = |mark: DraftMark, sighting: Sighting, keep: bool, expected: &[&str], names: Option<u32>| {
+        let options = PlanOptions { keep, ..OPTIONS };
+        let plan = plan(&draft(vec![mark]), &[sighting], &options);
+        assert_eq!(runs(&plan), expected);
+        assert_eq!(plan.moved, names, "{expected:?}");
+        for run in &plan.runs {
+            assert_eq!(run.basis.is_some(), run.kind == RunKind::Move);
+            assert!(run.size_max.is_none() || names.is_none(), "large files have no marks of their own");
+        }
+    };
+    let held = || Survey { entries: 7, bytes: 1 << 40, ..Survey::default() };
+    let move_and_compare = ["Move /new", "Subtree /new"];
+    check(moved(0), holding(held()), false, &move_and_compare, Some(8));
+    // Once it has failed, or where it cannot be looked through at once, it is sent like any directory that appeared.
+    check(moved(1), holding(held()), false, &[], None);
+    check(moved(0), holding(Survey { too_big: true, ..held() }), false, &[], None);
+    check(moved(0), holding(held()), true, &["Subtree -I /new"], None);
+    check(moved(0), file(10), false, &["Points -I /new"], None);
+    check(moved(0), saw(Look::Absent), false, &["Subtree -I /new"], None);
+}
+
+#[test]
+fn a_file_with_other_names_is_sent_after_the_move() {
+    let found = |name: &str| Found { path: path(name), identity: Identity { device: 1, inode: 7 }, links: 2 };
+    let moved = DraftMark { origin: Some(path("old")), ..mark(MarkKind::Subtree, "new", Content::Compare) };
+    let survey = Survey { entries: 2, linked: vec![found("new/x")], ..Survey::default() };
+    let plan = plan(&draft(vec![moved]), &[holding(survey)], &OPTIONS);
+    assert_eq!(marks(&plan), ["Point new/x Resend Live"]);
+}
+
+#[test]
+fn what_was_moved_may_be_deleted_without_being_asked_about() {
+    let gone = |name: &str, deletes| DraftMark { deletes, ..point(name) };
+    let risks = |marks: Vec<DraftMark>| -> Vec<Risk> {
+        let sightings: Vec<Sighting> = marks.iter().map(|_| saw(Look::Absent)).collect();
+        plan(&draft(marks), &sightings, &OPTIONS).runs.into_iter().map(|run| run.risk).collect()
+    };
+    assert_eq!(risks(vec![gone("a", Deletes::Moved(3)), gone("b", Deletes::Moved(4))]), [Risk::Moved(7)]);
+    assert_eq!(risks(vec![gone("a", Deletes::Unknown)]), [Risk::Unknown]);
 }

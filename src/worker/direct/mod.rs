@@ -78,7 +78,7 @@ impl Share {
         let entries: Vec<(RelPath, EntryKind)> = left.map(|(entry, _)| entry.clone()).collect();
         let risk = match run.risk {
             Risk::AtMost(deletes) => Risk::AtMost(deletes.saturating_sub(self.deleted)),
-            Risk::Unknown | Risk::Approved => run.risk,
+            Risk::Unknown | Risk::Approved | Risk::Moved(_) => run.risk,
         };
         (!entries.is_empty()).then(|| Run { entries, risk, ..run.clone() })
     }
@@ -97,7 +97,9 @@ impl Direct<'_> {
         match run.kind {
             RunKind::Points => work.points(run),
             RunKind::RootAttributes => Ok(work.root_attributes(run)),
-            RunKind::Listing | RunKind::Subtree => Ok(Share::none(run, &io::ErrorKind::Unsupported.into())),
+            RunKind::Listing | RunKind::Subtree | RunKind::Move => {
+                Ok(Share::none(run, &io::ErrorKind::Unsupported.into()))
+            }
         }
     }
 }

@@ -23,7 +23,15 @@ mod tests {
 
     fn mark(path: &str, kind: MarkKind) -> DraftMark {
         let path = RelPath::parse(path.as_bytes()).unwrap();
-        DraftMark { path, kind, content: Content::Compare, derived: false, deletes: Deletes::Single, attempts: 0 }
+        DraftMark {
+            path,
+            kind,
+            content: Content::Compare,
+            derived: false,
+            deletes: Deletes::Single,
+            attempts: 0,
+            origin: None,
+        }
     }
 
     #[test]

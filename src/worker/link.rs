@@ -14,7 +14,7 @@ use crate::plan::WHOLE_MAX;
 const GIVEN_UP: Duration = Duration::from_secs(600);
 
 /// How long a daemon may take to see the end of a connection. Its process looks for its own child every 20 ms.
-const MOMENT: Duration = Duration::from_secs(2);
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// Files up to this are sent whole on a slow way: of what fits in a few packets no difference is worth its round of
 /// checksums.
@@ -104,10 +104,11 @@ pub enum AcksView {
 }
 
 impl Link {
-    /// Nothing is known of it yet.
+    /// Nothing is known of it yet. The target was asked whether it is there a moment ago.
     #[must_use]
     pub fn new(options: LinkOptions) -> Self {
-        Self { options, ..Self::default() }
+        let state = State { ended_at: Some(crate::sys::clock::now()), ..State::default() };
+        Self { options, state: Mutex::new(state) }
     }
 
     /// Whether data is compressed now.

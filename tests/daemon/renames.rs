@@ -125,8 +125,6 @@ fn fill(directory: &Path, files: usize, size: usize) {
 
 const FILES: usize = 200;
 const SIZE: usize = 20_000;
-/// All of a directory.
-const ALL: u64 = (FILES * SIZE) as u64;
 
 #[test]
 fn a_renamed_directory_is_not_sent_again_wherever_it_goes() {
@@ -293,5 +291,4 @@ fn a_local_target_is_moved_too() {
     fs::rename(ground.at("d"), ground.at("e")).unwrap();
     ground.wait_equal(&agent);
     assert_eq!(inode(&ground.there("e/file-7")), before, "it was sent again: {}", agent.log());
-    assert!(ALL > 0);
 }

@@ -67,7 +67,8 @@ impl Shipper {
     }
 
     fn is_warmable(&self) -> bool {
-        matches!(self.transport.location, Location::Daemon(_))
+        // What a run may send in a second is told to rsync at its start.
+        matches!(self.transport.location, Location::Daemon(_)) && self.throttle.is_none()
     }
 
     fn on_end(&self, now: Instant, finished: &Finished, heat: &mut Heat) {

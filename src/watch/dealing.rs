@@ -307,6 +307,7 @@ impl<G: Ground> Shard<G> {
             return;
         }
         self.crowned.retain(|directory| self.map.contains(*directory));
+        self.missed.retain(|directory| self.map.contains(*directory));
         for directory in std::mem::take(&mut self.bare) {
             let mut at = Some(directory);
             while let Some(directory) = at.take_if(|at| self.map.contains(*at) && self.is_bare(*at)) {

@@ -472,7 +472,8 @@ pub struct Shard<G: Ground = OwnedFd> {
     pub(super) lossy: bool,
     /// All losses are made good; what was renamed before that is in the queue.
     pub(super) made_good: bool,
-    /// Detached directories beneath which directories came or went.
+    /// Directories beneath which directories came or went, or may have, while they were detached: to be looked through. When
+    /// one of the crown is back, those in it.
     pub(super) missed: HashSet<DirectoryId>,
     /// Walks that ended, and whose marks and losses may not be handed over yet.
     pub(super) finished: usize,

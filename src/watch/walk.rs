@@ -328,6 +328,9 @@ impl<G: Ground> Shard<G> {
             // One of the crown is looked at by a walk of its own.
             if own && self.is_crown(*directory) {
                 let fresh = !matches!(visit, Visit::Known(..));
+                if self.missed.remove(directory) || (matches!(visit, Visit::Moved(..)) && self.hides()) {
+                    self.missed.extend(self.map.children(*directory).map(|(child, _)| child));
+                }
                 walk.found |= fresh;
                 walk.crown = true;
                 walk.pass();
@@ -344,20 +347,17 @@ impl<G: Ground> Shard<G> {
             }
             Visit::Moved(directory, open, _) => {
                 walk.found = true;
-                // Another walk may hold what lies beneath, and ends after this one's mark; what has no watch is known by its
-                // path, which is another one now; and rules that name a place
-                // say something else of it now.
-                let others = !(self.walks.is_empty() && self.suspended.is_empty());
-                let unwatched = !self.unwatched.is_empty();
-                let missed = self.missed.remove(&directory) || self.lossy;
-                walk.thorough_here |= others || unwatched || missed || self.source.filter.depends_on_place();
+                walk.thorough_here |= self.missed.remove(&directory) || self.hides();
                 if walk.thorough_here {
                     walk.from = None;
                 }
                 Some((directory, open))
             }
-            // Whoever bound it has listed it.
-            Visit::Known(directory, open) => walk.thorough_here.then_some((directory, open)),
+            // Whoever bound it has listed it; but it may have moved with the crown directory around it.
+            Visit::Known(directory, open) => {
+                walk.thorough_here |= self.missed.remove(&directory);
+                walk.thorough_here.then_some((directory, open))
+            }
             Visit::Unwatched => {
                 walk.found = true;
                 None
@@ -375,6 +375,14 @@ impl<G: Ground> Shard<G> {
             }
         }
         Step::Went
+    }
+
+    /// Whether there may be directories in one that moved that no event of its new name leads to.
+    fn hides(&self) -> bool {
+        // Another walk may hold what lies beneath, and ends after this one's mark; what has no watch is known by its path,
+        // which is another one now; and rules that name a place say something else of it now.
+        let others = !(self.walks.is_empty() && self.suspended.is_empty());
+        others || !self.unwatched.is_empty() || self.lossy || self.source.filter.depends_on_place()
     }
 
     /// All beneath the last name of the first level was visited.

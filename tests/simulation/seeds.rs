@@ -29,8 +29,6 @@ const KNOWN: &[(Backend, u64, &str)] = &[
     (Backend::Fanotify, 1_995, "order: older work came after newer work"),
     (Backend::Fanotify, 5_079, "order: older work came after newer work"),
     (Backend::Fanotify, 5_766, "order: older work came after newer work"),
-    // Directories of the crown are renamed, and one that is dealt anew is left without its watch. Not looked into yet.
-    (Backend::Inotify, 1_579, "assertion `left == right` failed: watches"),
     // A long write by another name of the file is under its mark; the checker does not go from name to name.
     (Backend::Fanotify, 1_711, "durable: nothing in the checkpoint"),
 ];

@@ -104,6 +104,8 @@ pub struct Rsync {
     /// The receiver is an rsync that cannot delete what an entry names and the source lacks.
     old_receiver: bool,
     attributes: BTreeSet<RelPath>,
+    /// Which run of its target it is, once it began.
+    number: Option<u64>,
 }
 
 impl Rsync {
@@ -157,6 +159,7 @@ impl Rsync {
             vanished: false,
             old_receiver,
             attributes,
+            number: None,
         }
     }
 
@@ -173,6 +176,10 @@ impl Rsync {
     /// Goes on for a step.
     pub fn step(&mut self, machine: &Machine, target: &mut Target) -> Option<Ended> {
         let mut state = machine.call();
+        target.run = *self.number.get_or_insert_with(|| {
+            target.runs += 1;
+            target.runs
+        });
         match self.fault {
             Fault::Ends { step, code, litters } if self.steps >= step => {
                 if litters {

@@ -9,29 +9,7 @@ use super::world::{self, Tally};
 
 /// Seeds of the soak that fail for a reason that is known and written down. What a seed does changes with every change of the
 /// stages or of the models, so this list is of today; a seed that fails and is not in it is news.
-const KNOWN: &[(Backend, u64, &str)] = &[
-    // One run both deletes a name and makes it: as the parent of another entry, or as an entry of its own that went after the
-    // look. The event that follows puts it right.
-    (Backend::Inotify, 642, "order: older work came after newer work"),
-    (Backend::Inotify, 706, "order: older work came after newer work"),
-    (Backend::Inotify, 758, "order: older work came after newer work"),
-    (Backend::Inotify, 2_843, "order: older work came after newer work"),
-    (Backend::Inotify, 3_845, "order: older work came after newer work"),
-    (Backend::Inotify, 3_999, "order: older work came after newer work"),
-    (Backend::Inotify, 4_043, "order: older work came after newer work"),
-    (Backend::Inotify, 5_185, "order: older work came after newer work"),
-    (Backend::Inotify, 5_748, "order: older work came after newer work"),
-    (Backend::Inotify, 7_170, "order: older work came after newer work"),
-    (Backend::Inotify, 7_176, "order: older work came after newer work"),
-    (Backend::Inotify, 7_880, "order: older work came after newer work"),
-    (Backend::Inotify, 8_171, "order: older work came after newer work"),
-    (Backend::Inotify, 9_441, "order: older work came after newer work"),
-    (Backend::Fanotify, 1_995, "order: older work came after newer work"),
-    (Backend::Fanotify, 5_079, "order: older work came after newer work"),
-    (Backend::Fanotify, 5_766, "order: older work came after newer work"),
-    // A long write by another name of the file is under its mark; the checker does not go from name to name.
-    (Backend::Fanotify, 1_711, "durable: nothing in the checkpoint"),
-];
+const KNOWN: &[(Backend, u64, &str)] = &[];
 
 /// Runs the seeds, or the one that the environment names, with a trace. Fails with those that failed.
 fn run(backend: Backend, seeds: std::ops::Range<u64>) -> Tally {

@@ -49,9 +49,13 @@ impl Thing {
 #[derive(Debug, Default)]
 pub struct Target {
     pub things: BTreeMap<RelPath, Thing>,
-    /// When what was last done at a path had been looked at in the source; of attributes nothing is remembered.
-    pub told: BTreeMap<RelPath, u64>,
-    /// Work on a path that rested on an older look than what had been done there before.
+    /// When what was last done at a path had been looked at in the source, and the run that did it; of attributes nothing is
+    /// remembered.
+    pub told: BTreeMap<RelPath, (u64, u64)>,
+    /// How many runs began, and the one at work.
+    pub runs: u64,
+    pub run: u64,
+    /// Work of a run on a path that rested on an older look than what another one had done there before.
     pub overtaken: Vec<RelPath>,
     /// Files that were linked instead of sent.
     pub linked: u64,
@@ -75,12 +79,16 @@ impl Target {
     }
 
     /// Something was done at `path` that rests on a look at this moment.
+    ///
+    /// What a run does after its own work is not held against it: a name that vanishes while rsync makes its list may be in
+    /// there twice, as what is missing and as its directory had it before. Then it is deleted and made. The event of its
+    /// going comes after the run began, so it is sent again.
     pub fn tell(&mut self, path: &RelPath, looked: u64) {
-        let told = self.told.entry(path.clone()).or_insert(looked);
-        if *told > looked {
+        let now = (looked, self.run);
+        let (before, by) = self.told.insert(path.clone(), now).unwrap_or(now);
+        if before > looked && by != self.run {
             self.overtaken.push(path.clone());
         }
-        *told = looked;
     }
 
     /// Removes what is at `path`, which is there, and beneath.

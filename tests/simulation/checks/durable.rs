@@ -1,6 +1,6 @@
 //! What the checkpoint holds, and what a rescan finds, covers every difference there is at a crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fansync::change::{Content, Mark, MarkKind, SavedMark};
 use fansync::checkpoint::RootRecord;
@@ -8,6 +8,7 @@ use fansync::path::RelPath;
 use fansync::rescan::{self, Scope};
 use fansync::watch::Source;
 
+use super::super::files::Inode;
 use super::super::machine::Machine;
 use super::super::target::{Kind, Target, Thing};
 
@@ -18,15 +19,24 @@ struct Cover {
     content: Content,
     /// It was under way: what its receiver may have left behind is looked for.
     sent: bool,
+    /// It stands for a write that was told by one name of the file: the look at that name finds the others, which are sent
+    /// too.
+    spreads: bool,
 }
 
 impl Cover {
     fn of_mark(mark: Mark) -> Self {
-        Self { path: mark.path, kind: mark.kind, content: mark.content, sent: false }
+        let spreads = Self::spreads(mark.kind, mark.content, mark.derived);
+        Self { path: mark.path, kind: mark.kind, content: mark.content, sent: false, spreads }
     }
 
     fn of_saved(mark: &SavedMark) -> Self {
-        Self { path: mark.path.clone(), kind: mark.kind, content: mark.content, sent: mark.sent }
+        let spreads = Self::spreads(mark.kind, mark.content, mark.derived);
+        Self { path: mark.path.clone(), kind: mark.kind, content: mark.content, sent: mark.sent, spreads }
+    }
+
+    fn spreads(kind: MarkKind, content: Content, derived: bool) -> bool {
+        kind == MarkKind::Point && content != Content::Compare && !derived
     }
 
     /// Whether this mark leads to `path` being sent. `listed`: a comparison by names, sizes and times shows it.
@@ -72,7 +82,12 @@ pub fn check(
     let since = watermark.minus(source.slack);
     let scope = Scope { path: RelPath::root(), recursive: true, since, known: false };
     rescan::pass(source, &[scope], |mark| covers.push(Cover::of_mark(mark)), |_| ());
-    let differences = target.differences(&source.root.lock().files);
+    let (differences, inodes) = {
+        let files = &source.root.lock().files;
+        (target.differences(files), files.everything())
+    };
+    let spread: BTreeSet<Inode> =
+        covers.iter().filter(|cover| cover.spreads).filter_map(|cover| inodes.get(&cover.path).copied()).collect();
     for (path, here, there) in differences {
         let directories = [&here, &there].into_iter().flatten().all(|thing| thing.kind == Kind::Directory);
         if here.is_some() && there.is_some() && directories {
@@ -93,9 +108,11 @@ pub fn check(
         };
         // Whatever deletes the topmost directory that is gone deletes all beneath.
         let gone = if here.is_none() { topmost_missing(source, &path) } else { path.clone() };
-        let covered = covers.iter().any(|cover| {
-            cover.reaches(&path, !same_look, here.as_ref()) || cover.reaches(&gone, !same_look, here.as_ref())
-        });
+        let by_name = inodes.get(&path).is_some_and(|inode| spread.contains(inode));
+        let covered = by_name
+            || covers.iter().any(|cover| {
+                cover.reaches(&path, !same_look, here.as_ref()) || cover.reaches(&gone, !same_look, here.as_ref())
+            });
         assert!(
             covered,
             "durable: nothing in the checkpoint (up to {watermark:?}) leads to {path}: {here:?}, {there:?}; marks \

@@ -50,6 +50,8 @@ pub struct Plan {
     pub operations: usize,
     pub names: Names,
     pub kind: Kind,
+    /// Most of it are renames of directories, slow enough that the target often has what is renamed.
+    pub renames: bool,
 }
 
 /// Starts what takes the place of the agent: source, targets, scratch.
@@ -73,6 +75,9 @@ pub fn chaos(plan: Plan, start: Start) -> Result<String, String> {
 fn run(plan: Plan, start: Start, scratch: &Path) -> Result<String, String> {
     let [source, target, outside] = ["source", "target", "outside"].map(|name| scratch.join(name));
     let mut churn = Churn::new(plan.seed, source.clone(), outside, plan.names);
+    if plan.renames {
+        churn = churn.with_renames_heavy();
+    }
     churn.fill(INITIAL_ENTRIES);
     fs::create_dir(&target).expect("the scratch directory can be written");
     mirror_half(&source, &target, &mut Rng::with_seed(plan.seed ^ 0xdead));
@@ -93,6 +98,9 @@ fn run(plan: Plan, start: Start, scratch: &Path) -> Result<String, String> {
 
     // Half of the seeds: one burst. The others: about 1 ms per step, so that batches run while the tree changes.
     churn.pace = (plan.seed / 2 % 2 == 1).then_some(Duration::from_millis(1));
+    if plan.renames {
+        churn.pace = Some(Duration::from_millis(10));
+    }
     let began = Instant::now();
     churn.run(plan.operations);
     let churned = began.elapsed();
@@ -232,9 +240,23 @@ pub fn operations(usual: usize) -> usize {
 
 fn check(usual_seeds: &[u64], names: Names, kind: Kind) {
     for seed in seeds(usual_seeds.iter().copied()) {
-        match chaos(Plan { seed, operations: operations(600), names, kind }, start_agent) {
-            Ok(line) => println!("{line}"),
-            Err(story) => panic!("{story}"),
+        converges(Plan { seed, operations: operations(600), names, kind, renames: false });
+    }
+}
+
+fn converges(plan: Plan) {
+    match chaos(plan, start_agent) {
+        Ok(line) => println!("{line}"),
+        Err(story) => panic!("{story}"),
+    }
+}
+
+/// What is renamed is linked on the target by what it has under the old name, which must not be taken for what it is not.
+#[test]
+fn churn_of_renames_converges() {
+    for (usual, kind) in [(21, Kind::Daemon), (22, Kind::Local)] {
+        for seed in seeds([usual]) {
+            converges(Plan { seed, operations: operations(600), names: Names::Plain, kind, renames: true });
         }
     }
 }
@@ -272,7 +294,7 @@ fn soak_converges_for_every_seed() {
                 3 => Kind::Local,
                 _ => Kind::Daemon,
             };
-            let plan = Plan { seed, operations: operations(2000), names, kind };
+            let plan = Plan { seed, operations: operations(2000), names, kind, renames: seed % 8 < 4 };
             match std::panic::catch_unwind(|| chaos(plan, start_agent)) {
                 Ok(Ok(line)) => println!("{line}"),
                 Ok(Err(story)) => {
@@ -309,7 +331,7 @@ mod tests {
         for (seed, names, kind) in
             [(1, Names::Plain, Kind::Daemon), (2, Names::Hostile, Kind::Daemon), (3, Names::Hostile, Kind::Local)]
         {
-            match chaos(Plan { seed, operations: operations(300), names, kind }, start_loop) {
+            match chaos(Plan { seed, operations: operations(300), names, kind, renames: false }, start_loop) {
                 Ok(line) => println!("{line}"),
                 Err(story) => panic!("{story}"),
             }
@@ -325,7 +347,7 @@ mod tests {
         fs::create_dir(&target).unwrap();
         let mut agent = start_idler(&source, &[], scratch.path());
         agent.wait_ready();
-        let plan = Plan { seed: 9, operations: 200, names: Names::Hostile, kind: Kind::Local };
+        let plan = Plan { seed: 9, operations: 200, names: Names::Hostile, kind: Kind::Local, renames: false };
         let found = differences(&source, &target, 40);
         let story = failure(plan, &churn, scratch.path(), &agent, "not equal", &found);
         for part in ["seed: 9", "FANSYNC_CHAOS_SEED=9", "\tmissing: ", "live: 0", "what was done to"] {

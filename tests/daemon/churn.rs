@@ -59,6 +59,7 @@ pub struct Churn {
     changed_through: HashMap<LinkName, Instant>,
     live: usize,
     made: u32,
+    weigh: fn(&Operation) -> u32,
 }
 
 struct OpenFile {
@@ -112,6 +113,7 @@ const OPERATIONS: &[Operation] = &[
     operation("rmtree", 3, Trend::Shrinks, Churn::remove_tree),
     operation("rename", 8, Trend::Even, Churn::rename_file),
     operation("rename-directory", 6, Trend::Even, Churn::rename_directory),
+    operation("rename-about", 2, Trend::Even, Churn::rename_about),
     operation("take-place", 3, Trend::Even, Churn::take_the_place_of_a_moved_directory),
     operation("move-in", 5, Trend::Grows, Churn::move_in),
     operation("move-out", 4, Trend::Shrinks, Churn::move_out),
@@ -155,9 +157,22 @@ impl Churn {
             changed_through: HashMap::new(),
             live: 0,
             made: 0,
+            weigh: |operation| operation.weight,
         };
         churn.prepare().unwrap_or_else(|error| panic!("seed {seed}: preparing the tree: {error}"));
         churn
+    }
+
+    /// The same, but most of what it does are renames of directories, several at once, some of them back, and writes right after them.
+    pub fn with_renames_heavy(mut self) -> Self {
+        self.weigh = |operation| match operation.name {
+            "rename-about" => 60,
+            "rename-directory" => 30,
+            "rename" | "take-place" | "exchange-directories" | "recreate" | "move-in" | "move-out" => 12,
+            "exchange-any" | "exchange-twin" => 3,
+            _ => operation.weight,
+        };
+        self
     }
 
     fn prepare(&mut self) -> io::Result<()> {
@@ -271,12 +286,13 @@ impl Churn {
     }
 
     fn draw(&mut self) -> &'static Operation {
-        let total: u32 = OPERATIONS.iter().map(|operation| operation.weight).sum();
+        let total: u32 = OPERATIONS.iter().map(self.weigh).sum();
         loop {
             let mut ticket = self.rng.u32(..total);
             let drawn = OPERATIONS.iter().find(|operation| {
-                let hit = ticket < operation.weight;
-                ticket = ticket.saturating_sub(operation.weight);
+                let weight = (self.weigh)(operation);
+                let hit = ticket < weight;
+                ticket = ticket.saturating_sub(weight);
                 hit
             });
             let drawn = drawn.expect("the ticket is below the sum of the weights");
@@ -556,6 +572,40 @@ impl Churn {
         }
         fs::rename(self.full(&from), self.full(&to))?;
         Ok(Some(format!("{from:?} to {to:?}")))
+    }
+
+    /// One directory is renamed several times at once, back to where it was perhaps, and written to right after.
+    fn rename_about(&mut self) -> Done {
+        let Some(first) = self.movable_directory() else { return Ok(None) };
+        let mut at = first.clone();
+        let mut told = format!("{first:?}");
+        for _time in 0..self.rng.u8(1..4) {
+            let above = if self.rng.bool() { at.parent().unwrap_or_default() } else { self.directory() };
+            let Some(to) = self.free_name(&above).filter(|to| !to.is_within(&at) && self.fits(&at, to)) else { break };
+            fs::rename(self.full(&at), self.full(&to))?;
+            told = format!("{told} to {to:?}");
+            at = to;
+        }
+        if at == first {
+            return Ok(None);
+        }
+        if self.rng.u8(..4) == 0
+            && !exists(&self.full(&first))
+            && self.is_directory(&first.parent().unwrap_or_default())
+            && !first.is_within(&at)
+        {
+            fs::rename(self.full(&at), self.full(&first))?;
+            told = format!("{told} and back to {first:?}");
+            at = first;
+        }
+        if self.rng.bool()
+            && let Some(file) = self.free_name(&at)
+        {
+            self.write_new(&self.full(&file), 10)?;
+            self.written(&file)?;
+            told = format!("{told}, with the new {file:?}");
+        }
+        Ok(Some(told))
     }
 
     fn take_the_place_of_a_moved_directory(&mut self) -> Done {

@@ -169,6 +169,10 @@ impl Load {
     /// Makes the files that must be there before.
     pub(super) fn prepare(&self, root: &Path, interrupt: &Interrupt) -> anyhow::Result<()> {
         self.each(root, Act::Create, 0, None, interrupt)?;
+        if self.scenario.act() == Act::Delete {
+            // Without a single entry the root would be held as emptied.
+            fs::write(root.join("stays"), "")?;
+        }
         Ok(())
     }
 

@@ -26,7 +26,8 @@ fn an_rsync_that_waits_for_a_writer_of_a_fifo_is_stopped_and_its_batch_sent_agai
     fs::write(&program, text).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
     let daemon = ground.daemon();
-    let options = ["--rsync", program.to_str().unwrap()];
+    // One that waits has begun before the FIFO is armed.
+    let options = ["--rsync", program.to_str().unwrap(), "--warm", "0"];
     let mut agent = ground.agent(&[daemon.url().into()], &options);
     until("comparison", PATIENCE, &agent, || agent.log().contains("everything is compared"));
     fs::write(&once, "").unwrap();

@@ -202,6 +202,7 @@ impl Shipper {
     fn is_moved_otherwise(&self, run: &Run) -> bool {
         if let (Location::Local(target), Some((new, old)), true) =
             (&self.transport.location, command::names_of_move(run), self.direct)
+            && self.source.check(clock::now()).is_ok()
             && direct::rename_within(target, old, new)
         {
             return true;

@@ -248,18 +248,23 @@ fn is_said_exactly(path: &[u8]) -> bool {
     path.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte >= 0x80 || b"._-+=,@%/: ".contains(byte))
 }
 
+/// `[user@]host`, an IPv6 address in brackets.
+fn write_login(bytes: &mut Vec<u8>, user: Option<&str>, host: &str) {
+    if let Some(user) = user {
+        bytes.extend_from_slice(user.as_bytes());
+        bytes.push(b'@');
+    }
+    if host.contains(':') {
+        bytes.extend_from_slice(format!("[{host}]").as_bytes());
+    } else {
+        bytes.extend_from_slice(host.as_bytes());
+    }
+}
+
 impl DaemonAddress {
     fn url(&self) -> Vec<u8> {
         let mut bytes = b"rsync://".to_vec();
-        if let Some(user) = &self.user {
-            bytes.extend_from_slice(user.as_bytes());
-            bytes.push(b'@');
-        }
-        if self.host.contains(':') {
-            bytes.extend_from_slice(format!("[{}]", self.host).as_bytes());
-        } else {
-            bytes.extend_from_slice(self.host.as_bytes());
-        }
+        write_login(&mut bytes, self.user.as_deref(), &self.host);
         if self.port != DAEMON_PORT {
             bytes.extend_from_slice(format!(":{}", self.port).as_bytes());
         }
@@ -278,15 +283,7 @@ impl SshAddress {
     #[must_use]
     pub fn spelling(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        if let Some(user) = &self.user {
-            bytes.extend_from_slice(user.as_bytes());
-            bytes.push(b'@');
-        }
-        if self.host.contains(':') {
-            bytes.extend_from_slice(format!("[{}]", self.host).as_bytes());
-        } else {
-            bytes.extend_from_slice(self.host.as_bytes());
-        }
+        write_login(&mut bytes, self.user.as_deref(), &self.host);
         bytes.push(b':');
         if self.path.starts_with(b"-") || self.path.starts_with(b":") {
             // No option of the rsync there, and no module of a daemon.

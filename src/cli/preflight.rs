@@ -22,7 +22,7 @@ use crate::watch::{Asked, Source};
 use crate::worker::cause::Remedy;
 use crate::worker::command::Transport;
 use crate::worker::heat::Heat;
-use crate::worker::link::{AcksView, Link, LinkOptions, When};
+use crate::worker::link::{AcksView, Link, LinkOptions};
 use crate::worker::outcome::Applied;
 use crate::worker::run::{Supervisor, Urgency};
 use crate::worker::ship::{self, Shipper, Surroundings};
@@ -206,14 +206,6 @@ fn haste() -> Haste {
     chosen.map_or(Haste::NONE, Haste)
 }
 
-fn when(when: crate::config::When) -> When {
-    match when {
-        crate::config::When::Auto => When::Auto,
-        crate::config::When::Always => When::Always,
-        crate::config::When::Never => When::Never,
-    }
-}
-
 fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> TargetSetup {
     TargetSetup {
         name: target.name.clone(),
@@ -233,8 +225,8 @@ fn target_setup(config: &Config, root: &RootConfig, target: &TargetConfig) -> Ta
             remote: !matches!(target.location, Location::Local(_)),
             // What it may send is known when it begins, which is not when it is started ahead.
             warm: if target.bandwidth.is_none() { target.warm } else { 0 },
-            compress: when(target.compress),
-            whole_file: when(target.whole_file),
+            compress: target.compress,
+            whole_file: target.whole_file,
         },
         large: target.large_file,
         backlog: usize::try_from(target.backlog).unwrap_or(usize::MAX),

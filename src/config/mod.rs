@@ -24,6 +24,7 @@ pub use password::{PasswordFileError, check_password_file};
 
 use crate::bandwidth::Bandwidth;
 use crate::target::{Location, SshOptions};
+pub use crate::worker::link::When;
 use std::io::Read as _;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -143,18 +144,6 @@ pub enum WatchBackend {
     Inotify,
     /// fanotify(7), one mark on the file system; inotify where that is not possible.
     Fanotify,
-}
-
-/// When something is done for a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum When {
-    /// As the measured speed of the way there suggests.
-    #[default]
-    Auto,
-    /// Whatever it is.
-    Always,
-    /// Not at all.
-    Never,
 }
 
 /// What happens to files that are on a target only. Written as a mode, or as `{mode: mirror, hold_over: {paths: 1000}}`.

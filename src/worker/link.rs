@@ -20,10 +20,10 @@ const MOMENT: Duration = Duration::from_millis(500);
 /// checksums.
 const WHOLE_MAX_SLOW: u64 = 8 * 1024;
 
-/// When something is done.
+/// When something is done for a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum When {
-    /// As the speed of the way suggests.
+    /// As the measured speed of the way there suggests.
     #[default]
     Auto,
     /// Whatever the way is like.

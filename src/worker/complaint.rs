@@ -457,6 +457,18 @@ fn find_last(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).rposition(|window| window == needle)
 }
 
+/// Where a path stands to the entries of a list; for tests.
+#[cfg(test)]
+pub(super) fn standing_among(entries: &[RelPath], path: &RelPath) -> Standing {
+    if entries.iter().any(|entry| path.is_within(entry)) {
+        Standing::Within
+    } else if entries.iter().any(|entry| entry.is_within(path)) {
+        Standing::Above
+    } else {
+        Standing::Elsewhere
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,15 +480,7 @@ mod tests {
     /// Reads `line` for a batch of `entries`, sent from fd 9 into `sub` of a module, or into `/dst`.
     fn read_for(entries: &[&[u8]], line: &[u8]) -> Line {
         let entries: Vec<_> = entries.iter().map(|entry| path(entry)).collect();
-        let standing = |one: &RelPath| {
-            if entries.iter().any(|entry| one.is_within(entry)) {
-                Standing::Within
-            } else if entries.iter().any(|entry| entry.is_within(one)) {
-                Standing::Above
-            } else {
-                Standing::Elsewhere
-            }
-        };
+        let standing = |one: &RelPath| standing_among(&entries, one);
         let names = Names {
             source_prefixes: &[b"/proc/self/fd/9/", b"/proc/self", b"/srv/root"],
             module_sub: b"sub",
@@ -584,15 +588,7 @@ mod tests {
     fn a_destination_in_an_unknown_home_is_found_and_in_doubt_nothing_is() {
         let read_in = |home: &[u8], entries: &[&[u8]], line: &str| {
             let entries: Vec<_> = entries.iter().map(|entry| path(entry)).collect();
-            let standing = |one: &RelPath| {
-                if entries.iter().any(|entry| one.is_within(entry)) {
-                    Standing::Within
-                } else if entries.iter().any(|entry| entry.is_within(one)) {
-                    Standing::Above
-                } else {
-                    Standing::Elsewhere
-                }
-            };
+            let standing = |one: &RelPath| standing_among(&entries, one);
             let names = Names {
                 source_prefixes: &[b"/proc/self/fd/9/"],
                 module_sub: b"",

@@ -385,19 +385,12 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::worker::cause::Pace;
+    use crate::worker::complaint::standing_among;
 
     /// A batch of `d/f` and `g`, sent into `sub` of a module.
     fn judge_one(exit: Exit, stdout: &[u8], stderr: &[u8], output_cut: bool) -> Verdict {
         let entries = [RelPath::parse(b"d/f").unwrap(), RelPath::parse(b"g").unwrap()];
-        let standing = |one: &RelPath| {
-            if entries.iter().any(|entry| one.is_within(entry)) {
-                Standing::Within
-            } else if entries.iter().any(|entry| entry.is_within(one)) {
-                Standing::Above
-            } else {
-                Standing::Elsewhere
-            }
-        };
+        let standing = |one: &RelPath| standing_among(&entries, one);
         let names = Names {
             source_prefixes: &[b"/proc/self/fd/9/"],
             module_sub: b"sub",

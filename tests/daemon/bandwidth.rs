@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::agent::{Agent, watch_key};
@@ -58,7 +57,6 @@ fn what_is_sent_takes_the_time_that_its_limit_asks_for() {
 fn lanes_share_the_limit_and_small_files_do_not_wait_for_a_large_one() {
     let ground = Ground::new();
     let daemon = ground.daemon();
-    let config = ground.place.join("fansync.yaml");
     let text = format!(
         "state_dir: {}\nroots:\n  - name: data\n    path: {}\n{}    targets:\n      - url: {}\n        name: t\n        \
          large_file: 1MiB\n        bandwidth:\n          - {{from: \"20:00\", to: \"08:00\", limit: 1MiB/s}}\n          \
@@ -68,11 +66,7 @@ fn lanes_share_the_limit_and_small_files_do_not_wait_for_a_large_one() {
         watch_key(),
         daemon.url(),
     );
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
-    command.arg("run").arg("--config").arg(&config);
-    let mut agent = Agent::spawn(command, &ground.place);
-    agent.wait_ready();
+    let mut agent = ground.agent_by(&text);
     let began = Instant::now();
     fs::write(ground.at("large"), noise(4 * MIB)).unwrap();
     until("run of the large file", PATIENCE, &agent, || !limits(&agent).is_empty());

@@ -76,6 +76,17 @@ impl Ground {
         agent
     }
 
+    /// A live agent with this configuration.
+    pub fn agent_by(&self, configuration: &str) -> Agent {
+        let file = self.place.join("fansync.yaml");
+        fs::write(&file, configuration).expect("the scratch directory can be written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
+        command.arg("run").arg("--config").arg(&file);
+        let mut agent = Agent::spawn(command, &self.place);
+        agent.wait_ready();
+        agent
+    }
+
     /// A program that is rsync at 2 MiB/s: 9 MiB take about 4 s, and what is small is through before the limit bites.
     pub fn slow_rsync(&self) -> String {
         let program = self.place.join("slow-rsync");

@@ -4,7 +4,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use crate::agent::{Agent, watch_key};
@@ -46,13 +45,7 @@ fn agent(ground: &Ground, processes: usize, more: &str, urls: &[String]) -> Agen
         watch_key(),
         targets.concat()
     );
-    let config = ground.place.join("fansync.yaml");
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
-    command.arg("run").arg("--config").arg(&config);
-    let mut agent = Agent::spawn(command, &ground.place);
-    agent.wait_ready();
-    agent
+    ground.agent_by(&text)
 }
 
 #[test]

@@ -75,7 +75,6 @@ fn mirror(ground: &Ground, watch: &str) -> Command {
 
 /// A live agent with these further lines about the root in its configuration.
 fn configured(ground: &Ground, root: &str) -> Agent {
-    let config = ground.place.join("fansync.yaml");
     let text = format!(
         "state_dir: {state}\ntunables: {{raise: false}}\nroots:\n  - name: data\n    path: {source}\n{root}    targets:\n      - url: \
          {target}\n",
@@ -83,12 +82,7 @@ fn configured(ground: &Ground, root: &str) -> Agent {
         source = ground.source.display(),
         target = ground.target.display(),
     );
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fansync"));
-    command.arg("run").arg("--config").arg(&config);
-    let mut agent = Agent::spawn(command, &ground.place);
-    agent.wait_ready();
-    agent
+    ground.agent_by(&text)
 }
 
 #[test]

@@ -357,7 +357,6 @@ fn a_long_list_and_hostile_names_arrive() {
 
 /// An agent for one target with these keys.
 fn configured(field: &Field, keys: &str) -> Agent {
-    let config = field.ground.place.join("fansync.yaml");
     let text = format!(
         "state_dir: {}\nroots:\n  - path: {}\n{}    targets: [{{url: \"{}\", {keys}}}]\n",
         field.ground.place.join("state").display(),
@@ -365,12 +364,7 @@ fn configured(field: &Field, keys: &str) -> Agent {
         watch_key(),
         field.url(),
     );
-    fs::write(&config, text).unwrap();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_fansync"));
-    command.arg("run").arg("--config").arg(&config);
-    let mut agent = Agent::spawn(command, &field.ground.place);
-    agent.wait_ready();
-    agent
+    field.ground.agent_by(&text)
 }
 
 #[test]
